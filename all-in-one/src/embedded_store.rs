@@ -1,0 +1,260 @@
+//! The copy in SQLite: the writer's store and internal's copy, for one process.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use contract::{Chat, Message, Timestamp};
+use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
+use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from, progress_from};
+use internal::shown::{ShownChat, ShownMessage};
+use platform::event_log::TopicPartition;
+use platform::sqlite::Sqlite;
+use sqlx::migrate::Migrator;
+use sqlx::{Sqlite as Db, Transaction};
+use writer::batch::{Batch, DeadLetter, Move};
+use writer::failure::StoreError;
+use writer::store::{Applied, Fingerprint, Progress, Store};
+
+/// The copy in a SQLite file.
+#[derive(Clone)]
+pub struct EmbeddedStore {
+    db: Sqlite,
+}
+
+impl EmbeddedStore {
+    pub fn new(db: Sqlite) -> Self {
+        Self { db }
+    }
+}
+
+fn micros(time: Timestamp) -> i64 {
+    offset(time.micros())
+}
+
+fn offset(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let mut migrator: Migrator = sqlx::migrate!("./migrations");
+        migrator.dangerous_set_table_name("copy_migrations");
+        migrator.run(&self.db.write).await.map_err(|error| StoreError::Transient(error.to_string()))
+    }
+
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
+        let rows: Vec<(String, u32, i64, i64, i64)> =
+            sqlx::query_as("SELECT topic, partition, next_offset, last_timestamp, last_key_hash FROM progress")
+                .fetch_all(&self.db.read)
+                .await?;
+        let progress = |(topic, partition, next_offset, timestamp_ms, key_hash): (String, u32, i64, i64, i64)| {
+            let last = Fingerprint { timestamp_ms, key_hash: key_hash.cast_unsigned() };
+            let next_offset = u64::try_from(next_offset).unwrap_or_default();
+            (TopicPartition::new(topic, partition), Progress { next_offset, last })
+        };
+        Ok(rows.into_iter().map(progress).collect())
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
+        let mut tx = self.db.write.begin().await?;
+        for step in &batch.moves {
+            if !move_progress(&mut tx, step).await? {
+                tx.rollback().await?;
+                return Ok(Applied::Missed);
+            }
+        }
+        let mut newer = 0;
+        for chat in &batch.chats {
+            newer += upsert_chat(&mut tx, chat).await?;
+        }
+        for message in &batch.messages {
+            newer += upsert_message(&mut tx, message).await?;
+        }
+        for message in &batch.versions {
+            insert_version(&mut tx, message).await?;
+        }
+        for letter in &batch.dead_letters {
+            insert_dead_letter(&mut tx, letter).await?;
+        }
+        tx.commit().await?;
+        Ok(Applied::Whole { newer })
+    }
+}
+
+/// Compare and set: false if the partition is somewhere else.
+async fn move_progress(tx: &mut Transaction<'_, Db>, step: &Move) -> sqlx::Result<bool> {
+    let query = match step.from {
+        Some(from) => sqlx::query(
+            "UPDATE progress SET next_offset = ?, last_timestamp = ?, last_key_hash = ? \
+             WHERE topic = ? AND partition = ? AND next_offset = ?",
+        )
+        .bind(offset(step.to.next_offset))
+        .bind(step.to.last.timestamp_ms)
+        .bind(step.to.last.key_hash.cast_signed())
+        .bind(&*step.at.topic)
+        .bind(step.at.partition)
+        .bind(offset(from)),
+        None => sqlx::query("INSERT INTO progress VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+            .bind(&*step.at.topic)
+            .bind(step.at.partition)
+            .bind(offset(step.to.next_offset))
+            .bind(step.to.last.timestamp_ms)
+            .bind(step.to.last.key_hash.cast_signed()),
+    };
+    Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
+}
+
+async fn upsert_chat(tx: &mut Transaction<'_, Db>, chat: &Chat) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "INSERT INTO chats VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
+         SET title = excluded.title, created_at = excluded.created_at, edited_at = excluded.edited_at, \
+             deleted_at = excluded.deleted_at, deleted = excluded.deleted, version = excluded.version \
+         WHERE excluded.version > chats.version",
+    )
+    .bind(&chat.id)
+    .bind(&chat.title)
+    .bind(micros(chat.created_at))
+    .bind(chat.edited_at.map(micros))
+    .bind(chat.deleted_at.map(micros))
+    .bind(chat.stamp.deleted)
+    .bind(chat.version.as_str())
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Newer wins, as in Postgres.
+pub const UPSERT_MESSAGE: &str = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ON CONFLICT (chat_id, id) DO UPDATE \
+     SET parent_id = excluded.parent_id, author = excluded.author, text = excluded.text, \
+         created_at = excluded.created_at, edited_at = excluded.edited_at, deleted_at = excluded.deleted_at, \
+         deleted = excluded.deleted, version = excluded.version \
+     WHERE excluded.version > messages.version";
+
+async fn upsert_message(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx::Result<u64> {
+    let done = sqlx::query(UPSERT_MESSAGE)
+        .bind(&message.chat_id)
+        .bind(&message.id)
+        .bind(&message.parent_id)
+        .bind(&message.author)
+        .bind(&message.text)
+        .bind(micros(message.created_at))
+        .bind(message.edited_at.map(micros))
+        .bind(message.deleted_at.map(micros))
+        .bind(message.stamp.deleted)
+        .bind(message.version.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+async fn insert_version(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO message_versions VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(&message.chat_id)
+        .bind(&message.id)
+        .bind(message.version.as_str())
+        .bind(&message.author)
+        .bind(&message.text)
+        .bind(message.edited_at.map(micros))
+        .bind(message.stamp.deleted)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO dead_letters \
+         (digest, reason, detail, topic, partition, \"offset\", record_key, raw, raw_length) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(&letter.digest)
+    .bind(&letter.reason)
+    .bind(&letter.detail)
+    .bind(&*letter.at.topic)
+    .bind(letter.at.partition)
+    .bind(offset(letter.offset))
+    .bind(&letter.key)
+    .bind(&letter.raw)
+    .bind(offset(letter.raw_length))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+const LAST_MESSAGES: &str = "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted, version \
+     FROM messages WHERE chat_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?";
+
+#[async_trait]
+impl ChatCopy for EmbeddedStore {
+    async fn chats(&self) -> Result<Vec<ShownChat>, CopyError> {
+        let rows: Vec<(String, Option<String>, i64, String)> = sqlx::query_as(
+            "SELECT id, title, created_at, version FROM chats WHERE NOT deleted ORDER BY created_at, id",
+        )
+        .fetch_all(&self.db.read)
+        .await?;
+        rows.into_iter().map(|(id, title, created_at, version)| chat_from(id, title, created_at, &version)).collect()
+    }
+
+    async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
+        // A transaction that reads sees one state of the file from its first statement on.
+        let mut tx = self.db.read.begin().await?;
+        let rows: Vec<MessageRow> =
+            sqlx::query_as(LAST_MESSAGES).bind(chat).bind(LAST).bind("").bind(limit).fetch_all(&mut *tx).await?;
+        let progress: Vec<(String, i32, i64)> =
+            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Snapshot {
+            messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
+            progress: progress.into_iter().map(progress_from).collect(),
+        })
+    }
+
+    async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError> {
+        let deleted: Option<bool> = sqlx::query_scalar("SELECT deleted FROM chats WHERE id = ?")
+            .bind(chat)
+            .fetch_optional(&self.db.read)
+            .await?;
+        if deleted != Some(false) {
+            return Ok(Page::NoChat);
+        }
+        let (time, id) = match before {
+            None => (LAST, ""),
+            Some(id) => {
+                let place: Option<i64> =
+                    sqlx::query_scalar("SELECT created_at FROM messages WHERE chat_id = ? AND id = ?")
+                        .bind(chat)
+                        .bind(id)
+                        .fetch_optional(&self.db.read)
+                        .await?;
+                let Some(time) = place else { return Ok(Page::NoSuchPlace) };
+                (time, id)
+            }
+        };
+        let rows: Vec<MessageRow> = sqlx::query_as(LAST_MESSAGES)
+            .bind(chat)
+            .bind(time)
+            .bind(id)
+            .bind(limit + 1)
+            .fetch_all(&self.db.read)
+            .await?;
+        page_from(rows, limit)
+    }
+
+    async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
+        let mut stored = Vec::new();
+        for (chat, id) in wanted {
+            let row: Option<MessageRow> = sqlx::query_as(
+                "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted, version \
+                 FROM messages WHERE chat_id = ? AND id = ?",
+            )
+            .bind(chat)
+            .bind(id)
+            .fetch_optional(&self.db.read)
+            .await?;
+            stored.extend(row.map(message_from).transpose()?);
+        }
+        Ok(stored)
+    }
+}

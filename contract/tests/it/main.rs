@@ -1,0 +1,4 @@
+//! The contract, as its users see it.
+
+mod records;
+mod versions;

@@ -1,0 +1,157 @@
+use contract::row::unstamped;
+use contract::version::ERASED;
+use contract::{Chat, Invalid, Message, Record, Rejected, Stamp, Timestamp, Topics, partition_of};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn stamp(changed_at: Timestamp) -> Stamp {
+    Stamp { epoch: 1, sequence: 7, changed_at, rev: 0, deleted: false }
+}
+
+fn message() -> Message {
+    let created_at = at("2026-01-02T03:04:05Z");
+    Message {
+        chat_id: "c1".into(),
+        id: "m1".into(),
+        parent_id: None,
+        author: Some("ada".into()),
+        text: Some("hello".into()),
+        created_at,
+        edited_at: None,
+        deleted_at: None,
+        stamp: stamp(created_at),
+        version: unstamped(),
+    }
+    .stamped()
+}
+
+fn chat() -> Chat {
+    let created_at = at("2026-01-02T03:04:05Z");
+    Chat {
+        id: "c1".into(),
+        title: Some("General".into()),
+        created_at,
+        edited_at: None,
+        deleted_at: None,
+        stamp: stamp(created_at),
+        version: unstamped(),
+    }
+    .stamped()
+}
+
+fn reason(value: &[u8]) -> &'static str {
+    Record::decode(value, at("2026-01-02T04:00:00Z")).unwrap_err().reason()
+}
+
+#[test]
+fn a_record_is_read_back_as_it_was_written() {
+    let records = [
+        Record::Message(message()),
+        Record::Chat(chat()),
+        Record::Rejected(Rejected::new("vendor", "malformed", "no id", b"{}")),
+    ];
+    for record in records {
+        assert_eq!(Record::decode(&record.encode(), Timestamp::now()).unwrap(), record);
+    }
+}
+
+#[test]
+fn a_version_that_does_not_match_its_fields_is_refused() {
+    let mut forged = message();
+    forged.stamp.sequence += 1;
+    assert_eq!(reason(&Record::Message(forged).encode()), "version_mismatch");
+    let mut forged = message();
+    forged.text = Some("something else".into());
+    assert_eq!(reason(&Record::Message(forged).encode()), "version_mismatch");
+}
+
+#[test]
+fn a_time_that_is_not_the_latest_is_refused_unless_it_is_a_repair() {
+    let mut edited = message();
+    edited.edited_at = Some(at("2026-01-02T03:05:00Z"));
+    assert_eq!(reason(&Record::Message(edited.clone().stamped()).encode()), "changed_at_mismatch");
+    edited.stamp.rev = 1;
+    let repaired = Record::Message(edited.stamped());
+    assert!(Record::decode(&repaired.encode(), Timestamp::now()).is_ok());
+}
+
+#[test]
+fn without_a_sequence_the_far_future_is_refused() {
+    let mut row = message();
+    row.stamp.sequence = 0;
+    let value = Record::Message(row.stamped()).encode();
+    assert!(Record::decode(&value, at("2026-01-01T03:04:05Z")).is_ok());
+    let refused = Record::decode(&value, at("2026-01-01T03:04:04Z"));
+    assert!(matches!(refused, Err(Invalid::FromTheFuture(_))), "{refused:?}");
+}
+
+#[test]
+fn an_erased_row_is_a_record_without_content() {
+    let mut row = message();
+    row.stamp = Stamp { epoch: ERASED, ..row.stamp };
+    row.author = None;
+    row.text = None;
+    let erased = row.stamped();
+    assert!(erased.is_erased());
+    assert!(erased.version > message().version);
+    assert!(Record::decode(&Record::Message(erased).encode(), Timestamp::now()).is_ok());
+}
+
+#[test]
+fn every_kind_of_garbage_has_its_own_reason() {
+    assert_eq!(reason(b"\xff\xfe"), "bad_utf8");
+    assert_eq!(reason(b""), "bad_json");
+    assert_eq!(reason(b"{\"kind\":"), "bad_json");
+    assert_eq!(reason("[".repeat(10_000).as_bytes()), "too_deep");
+    let deep = format!("{{\"kind\":\"message\",\"text\":{}", "[".repeat(10_000));
+    assert_eq!(reason(deep.as_bytes()), "too_deep");
+    assert_eq!(reason(b"{\"kind\":\"poll\"}"), "unknown_kind");
+    assert_eq!(reason(b"{}"), "unknown_kind");
+    assert_eq!(reason(b"[1]"), "bad_shape");
+    assert_eq!(reason(b"{\"kind\":\"message\",\"id\":7}"), "bad_shape");
+    assert_eq!(reason(&vec![b' '; (4 << 20) + 1]), "too_large");
+    let mut nul = message();
+    nul.text = Some("a\0b".into());
+    assert_eq!(reason(&Record::Message(nul.stamped()).encode()), "nul_character");
+}
+
+#[test]
+fn a_rejected_item_is_kept_raw_but_bounded() {
+    let raw = "x".repeat(300 << 10);
+    let rejected = Rejected::new("vendor", "too_large", "", raw.as_bytes());
+    assert_eq!((rejected.raw.len(), rejected.raw_length), (256 << 10, 300 << 10));
+    assert_eq!(rejected.raw_digest.len(), 16);
+    let odd = Rejected::new("vendor", "malformed", "", b"\xff\0");
+    assert!(!odd.raw.contains('\0'));
+}
+
+#[test]
+fn all_records_of_a_chat_share_a_partition() {
+    let (message, chat) = (Record::Message(message()), Record::Chat(chat()));
+    assert_eq!(message.partition(12), chat.partition(12));
+    // Pinned: a changed hash would move every chat on every running installation.
+    assert_eq!(partition_of("c1", 12), PINNED_C1);
+    assert_eq!(partition_of("C03S1L9DN", 12), PINNED_SLACK);
+}
+
+const PINNED_C1: u32 = 6;
+const PINNED_SLACK: u32 = 0;
+
+#[test]
+fn headers_are_cloud_events() {
+    let headers = Record::Message(message()).headers("vendor", at("2026-01-02T03:04:05Z"));
+    let get = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    assert_eq!(get("ce_specversion"), Some("1.0"));
+    assert_eq!(get("ce_type"), Some("chat-sync.message.v1"));
+    assert_eq!(get("ce_source"), Some("vendor"));
+    assert_eq!(get("ce_time"), Some("2026-01-02T03:04:05.000000Z"));
+    assert_eq!(get("ce_id"), Some(message().version.as_str()));
+}
+
+#[test]
+fn a_suffix_keeps_installations_apart() {
+    assert_eq!(Topics::default().changes, "chat-changes");
+    assert_eq!(Topics::with_suffix("-x1").checkpoints, "chat-sync-checkpoints-x1");
+}

@@ -1,0 +1,17 @@
+use external::Config;
+use platform::health::Health;
+use platform::lifecycle::{Stop, stop_on_signals};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
+    platform::telemetry::start_logging(&config.log)?;
+    platform::telemetry::start_metrics();
+    let stop = Stop::new();
+    stop_on_signals(&stop)?;
+    let listener = platform::http::listen(config.listen, "--listen").await?;
+    let db = platform::sqlite::Sqlite::open(&config.database).await?;
+    external::run(config, db.clone(), Health::new(), listener, stop).await?;
+    db.close().await;
+    Ok(())
+}

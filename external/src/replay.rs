@@ -1,0 +1,163 @@
+//! Plays a Slack event log into the vendor, at a chosen speed, and goes on after a restart where it was.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use platform::lifecycle::Stop;
+use sqlx::{Sqlite as Db, Transaction};
+
+use crate::chat::{self, Message, Micros, Vendor};
+use crate::config::Speed;
+use crate::slack_log::{self, Action, Content, Step, Unused};
+use crate::store;
+
+/// Plays the files, then waits for the stop signal.
+///
+/// # Errors
+/// If a file cannot be read, or the database fails.
+pub async fn run(vendor: Vendor, files: Vec<PathBuf>, speed: Speed, stop: Stop) -> anyhow::Result<()> {
+    let lines = read_lines(&files)?;
+    let name = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(",");
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        played = play(&vendor, &name, &lines, speed) => report(&played?, lines.len()),
+    }
+    stop.cancelled().await;
+    Ok(())
+}
+
+fn read_lines(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut lines = Vec::new();
+    for file in files {
+        let bytes = std::fs::read(file).with_context(|| format!("--replay {}", file.display()))?;
+        lines.extend(bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
+        // A file that ends with a newline has no empty last line.
+        if lines.last().is_some_and(Vec::is_empty) {
+            lines.pop();
+        }
+    }
+    Ok(lines)
+}
+
+/// What was done, and what was passed over by reason.
+#[derive(Debug, Default)]
+struct Played {
+    used: u64,
+    unused: BTreeMap<Unused, u64>,
+}
+
+async fn play(vendor: &Vendor, name: &str, lines: &[Vec<u8>], speed: Speed) -> anyhow::Result<Played> {
+    let done = usize::try_from(store::replayed(&vendor.db, name).await?).unwrap_or(0).min(lines.len());
+    let bar = progress_bar(lines.len() as u64);
+    let mut played = Played::default();
+    let mut clock = None;
+    for (number, line) in lines.iter().enumerate().skip(done) {
+        bar.set_position(number as u64);
+        let unused = match slack_log::read(line) {
+            Ok(step) => {
+                wait(speed, &mut clock, step.at).await;
+                apply(vendor, name, number + 1, step).await?
+            }
+            Err(reason) => Some(reason),
+        };
+        match unused {
+            None => played.used += 1,
+            Some(reason) => *played.unused.entry(reason).or_default() += 1,
+        }
+    }
+    commit(vendor, vendor.db.write.begin().await?, name, lines.len()).await?;
+    bar.finish_and_clear();
+    Ok(played)
+}
+
+/// Waits as long as it took from the last line to this one, divided by the speed.
+async fn wait(speed: Speed, clock: &mut Option<Micros>, at: Micros) {
+    let since = clock.map_or(0, |last| at.0.saturating_sub(last.0).max(0));
+    *clock = Some(clock.map_or(at, |last| last.max(at)));
+    if let Speed::Times(times) = speed {
+        let seconds = Duration::from_micros(since.cast_unsigned()).as_secs_f64() / times;
+        tokio::time::sleep(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)).await;
+    }
+}
+
+/// Does one step and remembers that it is done, in one transaction.
+async fn apply(vendor: &Vendor, name: &str, done: usize, step: Step) -> anyhow::Result<Option<Unused>> {
+    let _turn = vendor.turn.lock().await;
+    let known_chat = store::chat(&vendor.db, &step.channel).await?.is_some();
+    let mut tx = vendor.db.write.begin().await?;
+    let unused = match next_row(vendor, &step).await? {
+        Ok(row) => {
+            if !known_chat {
+                let chat = chat::new_chat(step.channel.clone(), format!("#{}", step.channel), step.at);
+                store::put_chat_in(&mut tx, &vendor.feed, chat).await?;
+            }
+            store::put_message_in(&mut tx, &vendor.feed, row).await?;
+            None
+        }
+        Err(reason) => Some(reason),
+    };
+    commit(vendor, tx, name, done).await?;
+    Ok(unused)
+}
+
+async fn commit(vendor: &Vendor, mut tx: Transaction<'_, Db>, name: &str, done: usize) -> anyhow::Result<()> {
+    store::set_replayed(&mut tx, name, i64::try_from(done)?).await?;
+    let latest: i64 = sqlx::query_scalar("SELECT sequence FROM vendor_feed").fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    vendor.announce(latest);
+    Ok(())
+}
+
+/// The message as this step leaves it, or why there is nothing to do.
+async fn next_row(vendor: &Vendor, step: &Step) -> anyhow::Result<Result<Message, Unused>> {
+    Ok(match &step.action {
+        Action::Delete { id } => match store::message(&vendor.db, &step.channel, id).await? {
+            None => Err("a deletion of a message never seen"),
+            Some(message) if message.deleted => Err("a deletion of a message deleted before"),
+            Some(message) => Ok(chat::tombstone(message, step.at)),
+        },
+        Action::Say { content, change } => {
+            let stored = store::message(&vendor.db, &step.channel, &content.id).await?;
+            match stored {
+                Some(message) if message.deleted => Err("a change of a message deleted before"),
+                Some(_) if !change => Err("a post whose ts was used before"),
+                _ => Ok(message(&step.channel, content)),
+            }
+        }
+    })
+}
+
+fn message(channel: &str, content: &Content) -> Message {
+    Message {
+        chat_id: channel.to_owned(),
+        id: content.id.clone(),
+        parent_id: content.parent_id.clone(),
+        author: content.author.clone(),
+        text: Some(content.text.clone()),
+        created_at: content.created_at,
+        edited_at: content.edited_at,
+        deleted_at: None,
+        deleted: false,
+        sequence: 0,
+    }
+}
+
+fn progress_bar(lines: u64) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("replay {bar:40} {pos}/{len} lines, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(lines), target).with_style(style)
+}
+
+fn report(played: &Played, lines: usize) {
+    let unused: u64 = played.unused.values().sum();
+    eprintln!("replay: {lines} lines at its end; {} used, {unused} not", played.used);
+    for (reason, count) in &played.unused {
+        eprintln!("replay: {count:>6}  {reason}");
+    }
+}

@@ -1,0 +1,217 @@
+//! The vendor's tables in SQLite.
+
+use platform::sqlite::Sqlite;
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Sqlite as Db, Transaction};
+
+use crate::chat::{Chat, Message, Micros};
+use crate::feed::Feed;
+
+type ChatRow = (String, String, i64, Option<i64>, Option<i64>, i64);
+type MessageRow = (String, String, Option<String>, String, Option<String>, i64, Option<i64>, Option<i64>, i64);
+
+pub(crate) async fn migrate(db: &Sqlite) -> anyhow::Result<()> {
+    let mut migrator: Migrator = sqlx::migrate!("./migrations");
+    // The embedded mirror keeps everything in one file, each part with its own record of migrations.
+    migrator.dangerous_set_table_name("vendor_migrations");
+    migrator.run(&db.write).await?;
+    Ok(())
+}
+
+/// The feed of this database, made at its first use, and the last sequence given.
+pub(crate) async fn feed(db: &Sqlite, keep_changes: u32) -> sqlx::Result<(Feed, i64)> {
+    sqlx::query("INSERT INTO vendor_feed VALUES (1, 1, 0, ?) ON CONFLICT DO NOTHING")
+        .bind(rand::random::<i64>())
+        .execute(&db.write)
+        .await?;
+    let (generation, sequence, seal): (u32, i64, i64) =
+        sqlx::query_as("SELECT generation, sequence, seal FROM vendor_feed").fetch_one(&db.read).await?;
+    Ok((Feed { generation, seal: seal.cast_unsigned(), keep_changes }, sequence))
+}
+
+pub(crate) async fn chats(db: &Sqlite) -> sqlx::Result<Vec<Chat>> {
+    let rows: Vec<ChatRow> = sqlx::query_as(
+        "SELECT id, title, created_at, edited_at, deleted_at, sequence FROM vendor_chats ORDER BY created_at, id",
+    )
+    .fetch_all(&db.read)
+    .await?;
+    Ok(rows.into_iter().map(chat_from).collect())
+}
+
+pub(crate) async fn chat(db: &Sqlite, id: &str) -> sqlx::Result<Option<Chat>> {
+    let row: Option<ChatRow> =
+        sqlx::query_as("SELECT id, title, created_at, edited_at, deleted_at, sequence FROM vendor_chats WHERE id = ?")
+            .bind(id)
+            .fetch_optional(&db.read)
+            .await?;
+    Ok(row.map(chat_from))
+}
+
+const MESSAGE: &str = "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, sequence \
+                       FROM vendor_messages WHERE chat_id = ?";
+
+pub(crate) async fn message(db: &Sqlite, chat: &str, id: &str) -> sqlx::Result<Option<Message>> {
+    let row: Option<MessageRow> = sqlx::query_as(AssertSqlSafe(format!("{MESSAGE} AND id = ?")))
+        .bind(chat)
+        .bind(id)
+        .fetch_optional(&db.read)
+        .await?;
+    Ok(row.map(message_from))
+}
+
+/// Oldest first, and whether there are older ones.
+pub(crate) async fn messages(
+    db: &Sqlite,
+    chat: &str,
+    before: Option<(Micros, String)>,
+    limit: u32,
+) -> sqlx::Result<(Vec<Message>, bool)> {
+    let (time, id) = before.unwrap_or((Micros(i64::MAX), String::new()));
+    let sql = format!("{MESSAGE} AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?");
+    let mut rows: Vec<MessageRow> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(chat)
+        .bind(time.0)
+        .bind(id)
+        .bind(i64::from(limit) + 1)
+        .fetch_all(&db.read)
+        .await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    rows.reverse();
+    Ok((rows.into_iter().map(message_from).collect(), more))
+}
+
+/// The oldest sequence kept, and up to `limit` changes behind `after`, as (sequence, JSON).
+pub(crate) async fn changes(db: &Sqlite, after: i64, limit: u32) -> sqlx::Result<Vec<(i64, String)>> {
+    sqlx::query_as("SELECT sequence, body FROM vendor_changes WHERE sequence > ? ORDER BY sequence LIMIT ?")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&db.read)
+        .await
+}
+
+pub(crate) async fn oldest_change(db: &Sqlite) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT min(sequence) FROM vendor_changes").fetch_one(&db.read).await
+}
+
+pub(crate) async fn put_chat(db: &Sqlite, feed: &Feed, chat: Chat) -> sqlx::Result<Chat> {
+    let mut tx = db.write.begin().await?;
+    let chat = put_chat_in(&mut tx, feed, chat).await?;
+    tx.commit().await?;
+    Ok(chat)
+}
+
+pub(crate) async fn put_message(db: &Sqlite, feed: &Feed, message: Message) -> sqlx::Result<Message> {
+    let mut tx = db.write.begin().await?;
+    let message = put_message_in(&mut tx, feed, message).await?;
+    tx.commit().await?;
+    Ok(message)
+}
+
+pub(crate) async fn put_chat_in(tx: &mut Transaction<'_, Db>, feed: &Feed, mut chat: Chat) -> sqlx::Result<Chat> {
+    chat.sequence = next_sequence(tx).await?;
+    sqlx::query("INSERT OR REPLACE INTO vendor_chats VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(&chat.id)
+        .bind(&chat.title)
+        .bind(chat.created_at.0)
+        .bind(chat.edited_at.map(|time| time.0))
+        .bind(chat.deleted_at.map(|time| time.0))
+        .bind(chat.sequence)
+        .execute(&mut **tx)
+        .await?;
+    record_change(tx, feed, chat.sequence, "chat", serde_json::json!(chat)).await?;
+    Ok(chat)
+}
+
+pub(crate) async fn put_message_in(
+    tx: &mut Transaction<'_, Db>,
+    feed: &Feed,
+    mut message: Message,
+) -> sqlx::Result<Message> {
+    message.sequence = next_sequence(tx).await?;
+    sqlx::query("INSERT OR REPLACE INTO vendor_messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(&message.chat_id)
+        .bind(&message.id)
+        .bind(&message.parent_id)
+        .bind(&message.author)
+        .bind(&message.text)
+        .bind(message.created_at.0)
+        .bind(message.edited_at.map(|time| time.0))
+        .bind(message.deleted_at.map(|time| time.0))
+        .bind(message.sequence)
+        .execute(&mut **tx)
+        .await?;
+    record_change(tx, feed, message.sequence, "message", serde_json::json!(message)).await?;
+    Ok(message)
+}
+
+async fn next_sequence(tx: &mut Transaction<'_, Db>) -> sqlx::Result<i64> {
+    sqlx::query_scalar("UPDATE vendor_feed SET sequence = sequence + 1 RETURNING sequence").fetch_one(&mut **tx).await
+}
+
+/// Appends to the feed and forgets what is older than the feed keeps.
+async fn record_change(
+    tx: &mut Transaction<'_, Db>,
+    feed: &Feed,
+    sequence: i64,
+    kind: &str,
+    mut row: serde_json::Value,
+) -> sqlx::Result<()> {
+    row["type"] = kind.into();
+    sqlx::query("INSERT INTO vendor_changes VALUES (?, ?)")
+        .bind(sequence)
+        .bind(row.to_string())
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("DELETE FROM vendor_changes WHERE sequence <= ?")
+        .bind(sequence - i64::from(feed.keep_changes))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn chat_from((id, title, created_at, edited_at, deleted_at, sequence): ChatRow) -> Chat {
+    Chat {
+        id,
+        title,
+        created_at: Micros(created_at),
+        edited_at: edited_at.map(Micros),
+        deleted_at: deleted_at.map(Micros),
+        deleted: deleted_at.is_some(),
+        sequence,
+    }
+}
+
+fn message_from(row: MessageRow) -> Message {
+    let (chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, sequence) = row;
+    Message {
+        chat_id,
+        id,
+        parent_id,
+        author,
+        text,
+        created_at: Micros(created_at),
+        edited_at: edited_at.map(Micros),
+        deleted_at: deleted_at.map(Micros),
+        deleted: deleted_at.is_some(),
+        sequence,
+    }
+}
+
+/// How many lines of this replay are done.
+pub(crate) async fn replayed(db: &Sqlite, files: &str) -> sqlx::Result<i64> {
+    let lines: Option<i64> = sqlx::query_scalar("SELECT lines FROM vendor_replays WHERE files = ?")
+        .bind(files)
+        .fetch_optional(&db.read)
+        .await?;
+    Ok(lines.unwrap_or(0))
+}
+
+pub(crate) async fn set_replayed(tx: &mut Transaction<'_, Db>, files: &str, lines: i64) -> sqlx::Result<()> {
+    sqlx::query("INSERT OR REPLACE INTO vendor_replays VALUES (?, ?)")
+        .bind(files)
+        .bind(lines)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}

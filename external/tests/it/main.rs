@@ -1,0 +1,4 @@
+//! The vendor, through its API.
+
+mod api;
+mod replay;

@@ -1,0 +1,3 @@
+SELECT id, title, from_micros(created_at), version, deleted
+FROM chats
+WHERE id = $1

@@ -1,0 +1,3 @@
+SELECT from_micros(created_at)
+FROM messages
+WHERE chat_id = $1 AND id = $2

@@ -1,0 +1,2 @@
+SELECT topic, partition, next_offset
+FROM progress

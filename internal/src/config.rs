@@ -1,0 +1,56 @@
+//! The settings of internal.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use platform::config::{Secret, duration};
+
+/// Shows the copy live in browsers.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "internal", version)]
+pub struct Config {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// The copy's database, as postgres://user:password@host:port/database; only read. Also from the file that
+    /// DATABASE_URL_FILE names.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// Redis, as redis://host:port; also from the file that REDIS_URL_FILE names.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Secret,
+    /// Kafka's brokers, as `host:port`, separated by commas.
+    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
+    pub kafka: String,
+    /// Where the page, the API and /livez, /readyz and /metrics are served.
+    #[arg(long, env = "CHAT_SYNC_INTERNAL_LISTEN", default_value = "127.0.0.1:30002")]
+    pub listen: SocketAddr,
+    /// What is logged, as for `tracing_subscriber::EnvFilter`.
+    #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// What showing depends on, wherever log, copy and gate are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// The region's name.
+    #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a")]
+    pub region: String,
+    /// What is added to every topic's name, to keep installations apart on one cluster.
+    #[arg(long, env = "CHAT_SYNC_TOPIC_SUFFIX", default_value = "")]
+    pub topic_suffix: String,
+    /// This pod's name; its position is committed under it, for people who look into Kafka.
+    #[arg(long, env = "CHAT_SYNC_POD", default_value = "internal-0")]
+    pub pod: String,
+    /// How many records of each partition are kept for loads and resumes.
+    #[arg(long, env = "CHAT_SYNC_RING", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ring: u64,
+    /// How many messages a load brings.
+    #[arg(long, env = "CHAT_SYNC_LOAD", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub load: u32,
+    /// How long the gate keeps the newest row of a message.
+    #[arg(long, env = "CHAT_SYNC_GATE_TTL", default_value = "24h", value_parser = duration)]
+    pub gate_ttl: Duration,
+    /// How long the gate may take; past it the pod decides alone.
+    #[arg(long, env = "CHAT_SYNC_GATE_DEADLINE", default_value = "20ms", value_parser = duration)]
+    pub gate_deadline: Duration,
+}

@@ -1,0 +1,296 @@
+//! Reads every partition, asks the gate, and hands over to the hub.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::{Record, Timestamp, Topics};
+use platform::event_log::{self, Event, EventLog, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
+use platform::health::{Check, Health};
+use platform::retry;
+
+use crate::config::Settings;
+use crate::copy::ChatCopy;
+use crate::gate::{Answer, Gate};
+use crate::hub::{Hub, Update};
+use crate::ring::Item;
+use crate::shown::ShownMessage;
+
+/// How often positions are committed and the list of chats is sent, if it has changed.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The consuming side of internal.
+pub struct FromLog {
+    topic: Topic,
+    group: String,
+    ring: u64,
+    gate_ttl: Duration,
+    log: Arc<dyn EventLog>,
+    copy: Arc<dyn ChatCopy>,
+    gate: Arc<dyn Gate>,
+    hub: Arc<Hub>,
+    log_check: Check,
+    copy_check: Check,
+    gate_check: Check,
+    caught_up: Check,
+    partitions: BTreeMap<TopicPartition, Place>,
+}
+
+/// Where a partition is read.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    next: u64,
+    /// The log's end when the partition was assigned: what comes before it is only remembered, not pushed.
+    live_from: u64,
+}
+
+impl FromLog {
+    pub fn new(
+        settings: &Settings,
+        log: Arc<dyn EventLog>,
+        copy: Arc<dyn ChatCopy>,
+        gate: Arc<dyn Gate>,
+        hub: Arc<Hub>,
+        health: &Health,
+    ) -> Self {
+        let base = Topics::with_suffix(&settings.topic_suffix).changes;
+        Self {
+            topic: Topic { base, mirrored: true },
+            group: format!("chat-sync-{}", settings.pod),
+            ring: settings.ring,
+            gate_ttl: settings.gate_ttl,
+            log,
+            copy,
+            gate,
+            hub,
+            log_check: health.check("log"),
+            copy_check: health.check("copy"),
+            gate_check: health.check("gate"),
+            caught_up: health.check("caught_up"),
+            partitions: BTreeMap::new(),
+        }
+    }
+
+    /// Consumes for ever.
+    ///
+    /// # Errors
+    /// If the log's reader ends.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        self.gate_check.ready("not asked yet");
+        let partitions = self.wait_for_topic().await;
+        self.hub.set_partitions(partitions);
+        let mut reader = self.log.read(self.topic.clone(), &self.group, Sharing::All).await?;
+        let watch = event_log::watch(self.log.clone(), self.topic.base.clone(), self.log_check.clone());
+        let chats = read_chats(self.copy.clone(), self.hub.clone(), self.copy_check.clone());
+        tokio::select! {
+            () = watch => Ok(()),
+            () = chats => Ok(()),
+            ended = self.consume(&mut *reader) => Ok(ended?),
+        }
+    }
+
+    async fn wait_for_topic(&self) -> u32 {
+        let mut waits = retry::reconnecting();
+        loop {
+            match self.log.partitions(&self.topic.base).await {
+                Ok(Some(partitions)) => return partitions,
+                Ok(None) => self.log_check.waiting(format!("there is no topic {} yet", self.topic.base)),
+                Err(error) => self.log_check.waiting(error.to_string()),
+            }
+            tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+        }
+    }
+
+    async fn consume(&mut self, reader: &mut dyn Reader) -> Result<(), LogError> {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            let event = tokio::select! {
+                event = reader.next() => event?,
+                _ = ticks.tick() => {
+                    self.hub.publish_chats();
+                    reader.commit(self.partitions.iter().map(|(at, place)| (at.clone(), place.next)).collect());
+                    continue;
+                }
+            };
+            match event {
+                Event::Assigned(partitions) => self.begin(reader, partitions).await?,
+                Event::Revoked(partitions) => {
+                    for at in partitions {
+                        self.partitions.remove(&at);
+                        self.hub.drop_partition(&at);
+                    }
+                }
+                Event::OutOfRange(at) => {
+                    tracing::error!(partition = %at, "the position is not in the log any more; beginning anew");
+                    self.begin(reader, vec![at]).await?;
+                }
+                Event::Records(records) => self.take(records).await,
+            }
+            self.say_whether_caught_up();
+        }
+    }
+
+    /// Starts the ring's length before the end.
+    async fn begin(&mut self, reader: &mut dyn Reader, partitions: Vec<TopicPartition>) -> Result<(), LogError> {
+        let mut offsets = BTreeMap::new();
+        let mut positions = Vec::new();
+        for at in partitions {
+            if !offsets.contains_key(&at.topic) {
+                offsets.insert(at.topic.clone(), self.offsets(&at.topic).await);
+            }
+            let Some(held) = offsets.get(&at.topic).and_then(|topic| topic.get(&at.partition)) else { continue };
+            let start = held.end.saturating_sub(self.ring).max(held.start);
+            self.hub.begin_partition(at.clone(), start);
+            self.partitions.insert(at.clone(), Place { next: start, live_from: held.end });
+            positions.push((at, start));
+        }
+        reader.start(positions).await
+    }
+
+    async fn offsets(&self, topic: &str) -> BTreeMap<u32, event_log::Offsets> {
+        let mut waits = retry::reconnecting();
+        loop {
+            match self.log.offsets(topic).await {
+                Ok(offsets) => return offsets,
+                Err(error) => {
+                    self.log_check.waiting(error.to_string());
+                    tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+                }
+            }
+        }
+    }
+
+    fn say_whether_caught_up(&self) {
+        let behind = self.partitions.values().filter(|place| place.next < place.live_from).count();
+        match (self.partitions.len(), behind) {
+            (0, _) => self.caught_up.waiting("no partitions yet"),
+            (_, 0) => self.caught_up.ready("at the log's end"),
+            (all, behind) => {
+                self.caught_up.waiting(format!("{behind} of {all} partitions are still read from before the start"))
+            }
+        }
+    }
+
+    async fn take(&mut self, records: Vec<LogRecord>) {
+        let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
+        let mut items = Vec::with_capacity(records.len());
+        let mut updates = Vec::new();
+        for record in records {
+            let Some(place) = self.partitions.get_mut(&record.at) else { continue };
+            place.next = record.offset + 1;
+            let live = record.offset >= place.live_from;
+            let item = self.understand(&record);
+            if let (Item::Message(row), true) = (&item, live) {
+                updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone() });
+            }
+            items.push((record.at, record.offset, item));
+        }
+        // Loads contain them from here on, whatever the gate says.
+        self.hub.append(items);
+        if !updates.is_empty() {
+            // One call of the gate a chat. Positions are kept for each chat, so only the order within one counts.
+            updates.sort_by(|a, b| a.row.chat_id.cmp(&b.row.chat_id));
+            self.ask(&mut updates).await;
+            let (rows, deliveries) = self.hub.publish(updates);
+            metrics::counter!("chat_sync_pushed_rows_total").increment(rows);
+            metrics::counter!("chat_sync_deliveries_total").increment(deliveries);
+        }
+        let now_ms = i64::try_from(Timestamp::now().micros() / 1000).unwrap_or(i64::MAX);
+        metrics::gauge!("chat_sync_internal_lag_seconds").set((now_ms - last_ms).max(0) as f64 / 1000.0);
+    }
+
+    /// What cannot be understood is the writer's to dead-letter; here it is passed over.
+    fn understand(&self, record: &LogRecord) -> Item {
+        let appended_at = u64::try_from(record.timestamp_ms).unwrap_or(0).saturating_mul(1000);
+        let appended_at = Timestamp::from_micros(appended_at).unwrap_or_default();
+        match Record::decode(&record.value, appended_at) {
+            Ok(Record::Message(message)) => Item::Message((&message).into()),
+            Ok(Record::Chat(chat)) => {
+                self.hub.put_chat(&chat);
+                Item::Other
+            }
+            Ok(Record::Marker(marker)) => {
+                self.hub.mark(record.at.clone(), &marker);
+                Item::Marker(format!("{}/{}", marker.leader, marker.number).into())
+            }
+            Ok(Record::Rejected(_)) | Err(_) => Item::Other,
+        }
+    }
+
+    /// Puts the stored row in the place of every row that is older than it.
+    async fn ask(&self, updates: &mut [Update]) {
+        let rows: Vec<ShownMessage> = updates.iter().map(|update| update.row.clone()).collect();
+        let answers = match self.gate.judge(&rows).await {
+            Ok(answers) => {
+                self.gate_check.ready("answers");
+                answers
+            }
+            Err(error) => {
+                metrics::counter!("chat_sync_gate_errors_total").increment(1);
+                tracing::debug!(%error, "pushing without the gate");
+                // Still ready: the page's own merge keeps screens from going backwards.
+                self.gate_check.ready(format!("{error}; pushing without it"));
+                return;
+            }
+        };
+        let mut forgotten = Vec::new();
+        for (update, answer) in updates.iter_mut().zip(answers) {
+            count(&answer);
+            match answer {
+                Answer::Newer | Answer::Equal => {}
+                Answer::Older(stored) => update.row = *stored,
+                Answer::Absent => {
+                    if self.may_be_forgotten(&update.row) {
+                        forgotten.push((update.row.chat_id.clone(), update.row.id.clone()));
+                    }
+                }
+            }
+        }
+        if !forgotten.is_empty() {
+            self.compare_with_the_copy(updates, &forgotten).await;
+        }
+    }
+
+    /// Whether the gate may have known a newer row that has expired since.
+    fn may_be_forgotten(&self, row: &ShownMessage) -> bool {
+        let changed_at = row.version.fields().map_or(row.created_at, |fields| fields.changed_at);
+        Timestamp::now().since(changed_at) > self.gate_ttl
+    }
+
+    async fn compare_with_the_copy(&self, updates: &mut [Update], forgotten: &[(String, String)]) {
+        // Without the store they are pushed as they are: the page's own merge has the last word.
+        let Ok(stored) = self.copy.stored(forgotten).await else { return };
+        let stored: BTreeMap<(String, String), ShownMessage> =
+            stored.into_iter().map(|row| ((row.chat_id.clone(), row.id.clone()), row)).collect();
+        for update in updates {
+            let key = (update.row.chat_id.clone(), update.row.id.clone());
+            if let Some(row) = stored.get(&key).filter(|row| row.version > update.row.version) {
+                update.row = row.clone();
+            }
+        }
+    }
+}
+
+fn count(answer: &Answer) {
+    let name = match answer {
+        Answer::Newer => "newer",
+        Answer::Equal => "equal",
+        Answer::Older(_) => "older",
+        Answer::Absent => "absent",
+    };
+    metrics::counter!("chat_sync_gate_answers_total", "answer" => name).increment(1);
+}
+
+/// Reads the list of chats once, then only watches the store. Never ends.
+async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
+    loop {
+        match copy.chats().await {
+            Ok(chats) => {
+                hub.put_chats(chats);
+                check.ready("answers");
+            }
+            Err(error) => check.waiting(error.to_string()),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}

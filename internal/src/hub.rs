@@ -1,0 +1,455 @@
+//! What the pod knows, who watches, and the protocol between the two. No I/O and no async: every step is
+//! one method under one lock, so that a load and the updates that race with it have one order.
+//!
+//! The protocol, for one subscription:
+//! 1. [`Hub::begin_load`] registers it; from now on updates are kept for it;
+//! 2. the caller reads rows and positions from the store in one snapshot;
+//! 3. [`Hub::finish_load`] adds what the ring has beyond those positions, sends the load with its position,
+//!    then what was kept, and the subscription is live.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::ws::Utf8Bytes;
+use contract::{Chat, Marker, Timestamp, Version, partition_of};
+use lru::LruCache;
+use platform::event_log::TopicPartition;
+
+use crate::config::Settings;
+use crate::copy::Snapshot;
+use crate::outbox::{About, Outbox};
+use crate::resume::{Position, Token};
+use crate::ring::{Item, Ring};
+use crate::shown::{ShownChat, ShownMessage};
+use crate::to_browser::ServerFrame;
+
+/// Of how many messages the last pushed version is remembered.
+const PUSHED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
+
+pub type ConnectionId = u64;
+
+/// The hub of one pod.
+pub struct Hub {
+    region: String,
+    ring_capacity: usize,
+    load_limit: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Of the changes topic; 0 until it is known.
+    partitions: u32,
+    rings: BTreeMap<TopicPartition, Ring>,
+    /// When the source was last known to be read to its end, by the newest marker of each partition.
+    fresh: BTreeMap<TopicPartition, Timestamp>,
+    pushed: LruCache<(String, String), Version>,
+    chats: HashMap<String, KnownChat>,
+    /// Whether the list of chats was read from the store once.
+    chats_complete: bool,
+    chats_changed: bool,
+    connections: HashMap<ConnectionId, Arc<Outbox>>,
+    next_connection: ConnectionId,
+    rooms: HashMap<String, HashMap<ConnectionId, Subscription>>,
+}
+
+struct KnownChat {
+    shown: ShownChat,
+    deleted: bool,
+}
+
+/// How far a subscription is.
+enum Subscription {
+    /// Updates are kept until the load is sent.
+    Loading(Vec<(About, Utf8Bytes)>),
+    Live,
+}
+
+/// A row to push, and the record that brought it.
+#[derive(Debug, Clone)]
+pub struct Update {
+    pub at: TopicPartition,
+    pub offset: u64,
+    pub row: ShownMessage,
+}
+
+/// What became of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    Complete,
+    /// The store is further behind than the ring reaches back: a load was sent that says so; try again.
+    Behind,
+    /// Nobody waits for it any more.
+    Gone,
+}
+
+/// What became of a resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// Everything that was missed was sent.
+    Exactly,
+    /// The client has seen more than this pod has.
+    Ahead,
+    /// Only a load can tell.
+    Impossible,
+}
+
+/// Whether a chat may be subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Yes,
+    Deleted,
+    No,
+}
+
+impl Hub {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            region: settings.region.clone(),
+            ring_capacity: usize::try_from(settings.ring).unwrap_or(usize::MAX),
+            load_limit: settings.load,
+            state: Mutex::new(State {
+                partitions: 0,
+                rings: BTreeMap::new(),
+                fresh: BTreeMap::new(),
+                pushed: LruCache::new(PUSHED),
+                chats: HashMap::new(),
+                chats_complete: false,
+                chats_changed: false,
+                connections: HashMap::new(),
+                next_connection: 0,
+                rooms: HashMap::new(),
+            }),
+        }
+    }
+
+    pub fn load_limit(&self) -> u32 {
+        self.load_limit
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- the log's side ---
+
+    pub fn set_partitions(&self, partitions: u32) {
+        self.lock().partitions = partitions;
+    }
+
+    /// Begins a partition's ring anew, from this offset.
+    pub fn begin_partition(&self, at: TopicPartition, start: u64) {
+        self.lock().rings.insert(at, Ring::new(self.ring_capacity, start));
+    }
+
+    pub fn drop_partition(&self, at: &TopicPartition) {
+        let mut state = self.lock();
+        state.rings.remove(at);
+        state.fresh.remove(at);
+    }
+
+    /// Adds records to the rings. From now on loads contain them.
+    pub fn append(&self, records: impl IntoIterator<Item = (TopicPartition, u64, Item)>) {
+        let mut state = self.lock();
+        for (at, offset, item) in records {
+            if let Some(ring) = state.rings.get_mut(&at) {
+                ring.push(offset, item);
+            }
+        }
+    }
+
+    /// Takes note of a marker.
+    pub fn mark(&self, at: TopicPartition, marker: &Marker) {
+        if let Some(fresh) = marker.fresh_as_of {
+            let mut state = self.lock();
+            let known = state.fresh.entry(at).or_insert(fresh);
+            *known = fresh.max(*known);
+        }
+    }
+
+    /// Takes note of a chat's row.
+    pub fn put_chat(&self, chat: &Chat) {
+        self.lock().put_chat(KnownChat { shown: chat.into(), deleted: chat.stamp.deleted });
+    }
+
+    /// Takes note of all chats that the store has.
+    pub fn put_chats(&self, chats: Vec<ShownChat>) {
+        let mut state = self.lock();
+        for shown in chats {
+            state.put_chat(KnownChat { shown, deleted: false });
+        }
+        state.chats_complete = true;
+        state.chats_changed = true;
+    }
+
+    /// Pushes rows that are newer than what was pushed before; gives how many rows and how many deliveries.
+    pub fn publish(&self, updates: Vec<Update>) -> (u64, u64) {
+        let mut state = self.lock();
+        let (mut rows, mut deliveries) = (0, 0);
+        for update in updates {
+            let key = (update.row.chat_id.clone(), update.row.id.clone());
+            if state.pushed.get(&key).is_some_and(|pushed| *pushed >= update.row.version) {
+                continue;
+            }
+            state.pushed.put(key, update.row.version.clone());
+            rows += 1;
+            deliveries += self.push(&mut state, &update);
+        }
+        (rows, deliveries)
+    }
+
+    /// Sends the list of chats to everybody if it has changed since.
+    pub fn publish_chats(&self) {
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.chats_changed) {
+            return;
+        }
+        let frame = ServerFrame::Chats { chats: state.living_chats() }.encode();
+        for outbox in state.connections.values() {
+            outbox.push(About::Chats, frame.clone());
+        }
+    }
+
+    fn push(&self, state: &mut State, update: &Update) -> u64 {
+        let chat = &update.row.chat_id;
+        if !state.rooms.contains_key(chat) {
+            return 0;
+        }
+        let token = self.token(state, chat, Some((&update.at, update.offset + 1)));
+        let about = About::Update { chat: chat.clone(), message: update.row.id.clone() };
+        let frame = ServerFrame::Update { chat, messages: std::slice::from_ref(&update.row), resume: token }.encode();
+        let mut deliveries = 0;
+        let State { rooms, connections, .. } = state;
+        for (connection, subscription) in rooms.get_mut(chat).into_iter().flatten() {
+            deliveries += 1;
+            match subscription {
+                Subscription::Loading(kept) => kept.push((about.clone(), frame.clone())),
+                Subscription::Live => {
+                    if let Some(outbox) = connections.get(connection) {
+                        outbox.push(about.clone(), frame.clone());
+                    }
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// The position of this chat: the rings' ends, but for the one named.
+    fn token(&self, state: &State, chat: &str, named: Option<(&TopicPartition, u64)>) -> String {
+        let positions = state.rings_of(chat).map(|(at, ring)| {
+            let offset = named.filter(|(named, _)| *named == at).map_or(ring.end(), |(_, offset)| offset);
+            (at.topic.to_string(), position(ring, offset))
+        });
+        self.encode_token(chat, state.partition_of(chat), positions.collect())
+    }
+
+    fn encode_token(&self, chat: &str, partition: u32, positions: BTreeMap<String, Position>) -> String {
+        Token { region: self.region.clone(), chat: chat.to_owned(), partition, positions }.encode()
+    }
+
+    // --- the browsers' side ---
+
+    /// A new connection; it gets the list of chats at once.
+    pub fn connect(&self, outbox: Arc<Outbox>) -> ConnectionId {
+        let mut state = self.lock();
+        let id = state.next_connection;
+        state.next_connection += 1;
+        outbox.push(About::Chats, ServerFrame::Chats { chats: state.living_chats() }.encode());
+        state.connections.insert(id, outbox);
+        metrics::gauge!("chat_sync_browsers").set(state.connections.len() as f64);
+        id
+    }
+
+    pub fn disconnect(&self, connection: ConnectionId) {
+        let mut state = self.lock();
+        state.connections.remove(&connection);
+        state.rooms.retain(|_, room| {
+            room.remove(&connection);
+            !room.is_empty()
+        });
+        metrics::gauge!("chat_sync_browsers").set(state.connections.len() as f64);
+    }
+
+    pub fn unsubscribe(&self, connection: ConnectionId, chat: &str) {
+        let mut state = self.lock();
+        if let Some(room) = state.rooms.get_mut(chat) {
+            room.remove(&connection);
+            if room.is_empty() {
+                state.rooms.remove(chat);
+            }
+        }
+    }
+
+    pub fn known(&self, chat: &str) -> Known {
+        let state = self.lock();
+        match state.chats.get(chat) {
+            Some(known) if known.deleted => Known::Deleted,
+            Some(_) => Known::Yes,
+            // The list may not have been read yet.
+            None if !state.chats_complete => Known::Yes,
+            None => Known::No,
+        }
+    }
+
+    /// Step 1: from now on updates are kept for this subscription.
+    pub fn begin_load(&self, connection: ConnectionId, chat: &str) {
+        let mut state = self.lock();
+        if state.connections.contains_key(&connection) {
+            state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Loading(Vec::new()));
+        }
+    }
+
+    /// Step 3: the load, then what was kept, then live.
+    pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
+        let mut state = self.lock();
+        let (merged, beyond, positions, behind) = {
+            let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
+            (plan.window, plan.beyond, plan.positions, plan.behind)
+        };
+        let resume = self.encode_token(chat, state.partition_of(chat), positions);
+        let Some(outbox) = state.connections.get(&connection).cloned() else { return Loaded::Gone };
+        let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
+            return Loaded::Gone;
+        };
+        let kept = match std::mem::replace(subscription, Subscription::Live) {
+            Subscription::Loading(kept) => kept,
+            Subscription::Live => Vec::new(),
+        };
+        let load = ServerFrame::Load { chat, messages: &merged, resume: resume.clone(), behind };
+        outbox.push(About::Load { chat: chat.to_owned() }, load.encode());
+        for row in &beyond {
+            let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
+            let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume: resume.clone() };
+            outbox.push(about, update.encode());
+        }
+        for (about, frame) in kept {
+            outbox.push(about, frame);
+        }
+        if behind { Loaded::Behind } else { Loaded::Complete }
+    }
+
+    /// Sends what was missed since the token's position, if the rings reach back to it, and goes live.
+    pub fn resume(&self, connection: ConnectionId, chat: &str, token: &Token) -> Resumed {
+        let mut state = self.lock();
+        let judged = judge_resume(&state, &self.region, chat, token);
+        if judged != Resumed::Exactly {
+            return judged;
+        }
+        let resume = self.token(&state, chat, None);
+        let Some(outbox) = state.connections.get(&connection).cloned() else { return Resumed::Exactly };
+        for (at, ring) in state.rings_of(chat) {
+            let from = token.positions.get(&*at.topic).map_or(0, |position| position.offset);
+            for row in ring.rows(chat, from) {
+                let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
+                let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume: resume.clone() };
+                outbox.push(about, update.encode());
+            }
+        }
+        state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
+        Resumed::Exactly
+    }
+
+    /// When the source was last known to be read to its end: the newest topic counts, its slowest partition.
+    pub fn fresh_as_of(&self) -> Option<Timestamp> {
+        let state = self.lock();
+        let mut topics: BTreeMap<&str, Option<Timestamp>> = BTreeMap::new();
+        for at in state.rings.keys() {
+            let fresh = state.fresh.get(at).copied();
+            topics.entry(&at.topic).and_modify(|slowest| *slowest = (*slowest).min(fresh)).or_insert(fresh);
+        }
+        topics.into_values().flatten().max()
+    }
+}
+
+impl State {
+    fn partition_of(&self, chat: &str) -> u32 {
+        if self.partitions == 0 { 0 } else { partition_of(chat, self.partitions) }
+    }
+
+    fn rings_of(&self, chat: &str) -> impl Iterator<Item = (&TopicPartition, &Ring)> {
+        let partition = self.partition_of(chat);
+        self.rings.iter().filter(move |(at, _)| at.partition == partition)
+    }
+
+    fn put_chat(&mut self, chat: KnownChat) {
+        let known = self.chats.get(&chat.shown.id);
+        if known.is_none_or(|known| known.shown.version < chat.shown.version) {
+            self.chats.insert(chat.shown.id.clone(), chat);
+            self.chats_changed = true;
+        }
+    }
+
+    fn living_chats(&self) -> Vec<ShownChat> {
+        let living = self.chats.values().filter(|chat| !chat.deleted);
+        let mut chats: Vec<ShownChat> = living.map(|chat| chat.shown.clone()).collect();
+        chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        chats
+    }
+}
+
+fn position(ring: &Ring, offset: u64) -> Position {
+    Position { offset, marker: ring.marker_before(offset).map(|name| name.to_string()) }
+}
+
+/// What a load consists of.
+struct Plan {
+    /// The chat's last messages, oldest first.
+    window: Vec<ShownMessage>,
+    /// Newer versions of messages before the window: the store may not have them yet when a page asks for them.
+    beyond: Vec<ShownMessage>,
+    positions: BTreeMap<String, Position>,
+    behind: bool,
+}
+
+fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Plan {
+    let full = snapshot.messages.len() >= limit;
+    let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
+    let mut rows: HashMap<String, ShownMessage> =
+        snapshot.messages.into_iter().map(|message| (message.id.clone(), message)).collect();
+    // Until the partitions are known, nothing is known to be complete.
+    let mut behind = state.partitions == 0;
+    let mut positions = BTreeMap::new();
+    for (at, ring) in state.rings_of(chat) {
+        let applied = snapshot.progress.get(at).copied().unwrap_or(0);
+        behind |= applied < ring.start();
+        positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
+        for row in ring.rows(chat, applied) {
+            let newest = rows.entry(row.id.clone()).or_insert_with(|| row.clone());
+            if row.version > newest.version {
+                *newest = row.clone();
+            }
+        }
+    }
+    behind |= positions.is_empty();
+    let mut all: Vec<ShownMessage> = rows.into_values().collect();
+    all.sort_by(|a, b| a.place().cmp(&b.place()));
+    let before = match floor {
+        Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
+        None => 0,
+    };
+    let window = all.split_off(before);
+    Plan { window, beyond: all, positions, behind }
+}
+
+fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resumed {
+    if token.region != region || token.chat != chat || token.partition != state.partition_of(chat) {
+        return Resumed::Impossible;
+    }
+    let (mut rings, mut ahead) = (0, false);
+    for (at, ring) in state.rings_of(chat) {
+        rings += 1;
+        let Some(position) = token.positions.get(&*at.topic) else { return Resumed::Impossible };
+        if position.offset > ring.end() {
+            ahead = true;
+        } else if position.offset < ring.start()
+            || ring.marker_before(position.offset).as_deref() != position.marker.as_deref()
+        {
+            return Resumed::Impossible;
+        }
+    }
+    match (rings, ahead) {
+        (0, _) => Resumed::Impossible,
+        (_, true) => Resumed::Ahead,
+        (_, false) => Resumed::Exactly,
+    }
+}

@@ -1,0 +1,58 @@
+//! Brings a subscription up to date: by a resume where that is exact, else by a load.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use platform::retry;
+
+use crate::copy::{ChatCopy, Snapshot};
+use crate::hub::{ConnectionId, Hub, Loaded, Resumed};
+use crate::resume::Token;
+
+/// How long a client that has seen more than this pod waits for the pod.
+const AHEAD: Duration = Duration::from_secs(2);
+const AHEAD_STEP: Duration = Duration::from_millis(50);
+
+/// Runs until the subscription is complete, or nobody waits for it any more.
+pub async fn bring_up_to_date(
+    hub: Arc<Hub>,
+    copy: Arc<dyn ChatCopy>,
+    connection: ConnectionId,
+    chat: String,
+    resume: Option<String>,
+) {
+    if let Some(token) = resume.as_deref().and_then(Token::decode)
+        && resumed(&hub, connection, &chat, &token).await
+    {
+        metrics::counter!("chat_sync_resumes_total").increment(1);
+        return;
+    }
+    metrics::counter!("chat_sync_loads_total").increment(1);
+    hub.begin_load(connection, &chat);
+    for wait in retry::backoff(Duration::from_millis(100), Duration::from_secs(1)) {
+        let snapshot = match copy.snapshot(&chat, hub.load_limit()).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                // What the log has is better than nothing; the load will say that it is behind.
+                tracing::warn!(chat.id = chat, %error, "load without the store");
+                Snapshot::default()
+            }
+        };
+        match hub.finish_load(connection, &chat, snapshot) {
+            Loaded::Complete | Loaded::Gone => return,
+            Loaded::Behind => tokio::time::sleep(wait).await,
+        }
+    }
+}
+
+async fn resumed(hub: &Hub, connection: ConnectionId, chat: &str, token: &Token) -> bool {
+    let started = tokio::time::Instant::now();
+    loop {
+        match hub.resume(connection, chat, token) {
+            Resumed::Exactly => return true,
+            Resumed::Impossible => return false,
+            Resumed::Ahead if started.elapsed() > AHEAD => return false,
+            Resumed::Ahead => tokio::time::sleep(AHEAD_STEP).await,
+        }
+    }
+}

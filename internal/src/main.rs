@@ -1,0 +1,24 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use internal::Config;
+use internal::postgres_copy::PostgresCopy;
+use internal::redis_gate::RedisGate;
+use platform::event_log::kafka::Kafka;
+use platform::health::Health;
+use platform::lifecycle::{Stop, stop_on_signals};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
+    platform::telemetry::start_logging(&config.log)?;
+    platform::telemetry::start_metrics();
+    let stop = Stop::new();
+    stop_on_signals(&stop)?;
+    let listener = platform::http::listen(config.listen, "--listen").await?;
+    let log = Arc::new(Kafka::new(&config.kafka)?);
+    let copy = Arc::new(PostgresCopy::new(platform::postgres::pool(&config.database_url, 8, false)?));
+    let redis = platform::redis::pool(&config.redis_url, 4, Duration::from_millis(500))?;
+    let gate = Arc::new(RedisGate::new(redis, &config.settings));
+    internal::run(config.settings, log, copy, gate, Health::new(), listener, stop).await
+}

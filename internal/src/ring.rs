@@ -1,0 +1,128 @@
+//! The recent records of a partition. Pure: no I/O, no clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::shown::ShownMessage;
+
+/// How many bytes of rows one partition's ring keeps at most.
+const MAX_BYTES: usize = 16 << 20;
+
+/// A partition's recent records, without gaps from `start` to `end`.
+#[derive(Debug)]
+pub struct Ring {
+    entries: VecDeque<Entry>,
+    capacity: usize,
+    bytes: usize,
+    /// The next offset that is expected.
+    end: u64,
+    /// The name of the last marker that was read.
+    marker: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    offset: u64,
+    /// The last marker at or before this record: what tells this log from another one.
+    marker: Option<Arc<str>>,
+    row: Option<ShownMessage>,
+}
+
+/// What a record is to the ring.
+#[derive(Debug, Clone)]
+pub enum Item {
+    Message(ShownMessage),
+    Marker(Arc<str>),
+    Other,
+}
+
+impl Ring {
+    /// An empty ring whose first record will be the one at `start` or later.
+    pub fn new(capacity: usize, start: u64) -> Self {
+        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, marker: None }
+    }
+
+    pub fn push(&mut self, offset: u64, item: Item) {
+        let row = match item {
+            Item::Message(message) => Some(message),
+            Item::Marker(name) => {
+                self.marker = Some(name);
+                None
+            }
+            Item::Other => None,
+        };
+        self.bytes += row.as_ref().map_or(0, weight);
+        self.entries.push_back(Entry { offset, marker: self.marker.clone(), row });
+        self.end = offset + 1;
+        while self.entries.len() > self.capacity || self.bytes > MAX_BYTES {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.bytes -= entry.row.as_ref().map_or(0, weight);
+        }
+    }
+
+    /// The first offset from which the ring has every record.
+    pub fn start(&self) -> u64 {
+        self.entries.front().map_or(self.end, |entry| entry.offset)
+    }
+
+    /// The offset after the last record.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The last marker before `offset`, as far as the ring reaches back.
+    pub fn marker_before(&self, offset: u64) -> Option<Arc<str>> {
+        if offset >= self.end {
+            return self.marker.clone();
+        }
+        let count = self.entries.partition_point(|entry| entry.offset < offset);
+        self.entries.get(count.checked_sub(1)?).and_then(|entry| entry.marker.clone())
+    }
+
+    /// The rows of a chat from `offset` on, in order.
+    pub fn rows<'a>(&'a self, chat: &'a str, offset: u64) -> impl Iterator<Item = &'a ShownMessage> {
+        let first = self.entries.partition_point(|entry| entry.offset < offset);
+        self.entries.range(first..).filter_map(|entry| entry.row.as_ref()).filter(move |row| row.chat_id == chat)
+    }
+}
+
+fn weight(row: &ShownMessage) -> usize {
+    200 + row.text.as_ref().map_or(0, String::len) + row.chat_id.len() + row.id.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate_suite::{row, version};
+
+    fn ring(capacity: usize) -> Ring {
+        let mut ring = Ring::new(capacity, 10);
+        ring.push(10, Item::Message(row("c", "a", &version(1))));
+        ring.push(11, Item::Marker("x/1".into()));
+        ring.push(12, Item::Message(row("d", "b", &version(1))));
+        ring.push(13, Item::Message(row("c", "c", &version(1))));
+        ring
+    }
+
+    #[test]
+    fn rows_of_a_chat_come_from_an_offset_on() {
+        let ring = ring(10);
+        let ids = |from| ring.rows("c", from).map(|row| row.id.as_str()).collect::<Vec<_>>();
+        assert_eq!((ids(0), ids(11), ids(14)), (vec!["a", "c"], vec!["c"], vec![]));
+        assert_eq!((ring.start(), ring.end()), (10, 14));
+    }
+
+    #[test]
+    fn the_oldest_go_first() {
+        let ring = ring(2);
+        assert_eq!((ring.start(), ring.end()), (12, 14));
+        assert_eq!(Ring::new(3, 7).start(), 7);
+    }
+
+    #[test]
+    fn the_marker_before_an_offset_is_known() {
+        let ring = ring(10);
+        let before = |offset| ring.marker_before(offset).map(|name| name.to_string());
+        assert_eq!((before(11), before(12), before(14)), (None, Some("x/1".into()), Some("x/1".into())));
+    }
+}

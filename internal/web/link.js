@@ -1,0 +1,83 @@
+// The connection: reconnects by itself, subscribes again with the position it had, and knows how old
+// what it shows is.
+
+const SILENCE = 5000; // ms without a word is loss of connection
+const BEHIND = 6000; // ms; the source is asked every two seconds
+const IDLE = 60000; // ms without a change
+
+export class Link {
+  /** `hear(frame)` gets every frame, `tell(state, detail)` whenever the state may have changed. */
+  constructor(hear, tell, subscriptions) {
+    Object.assign(this, { hear, tell, subscriptions, socket: null, attempt: 0 });
+    this.lastWord = this.lastChange = performance.now();
+    this.age = null;
+    setInterval(() => this.watch(), 500);
+    this.connect();
+  }
+
+  connect() {
+    const url = new URL("/ws", location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = new WebSocket(url);
+    this.socket = socket;
+    this.lastWord = performance.now();
+    socket.onopen = () => {
+      this.attempt = 0;
+      for (const [chat, resume] of this.subscriptions()) this.subscribe(chat, resume);
+    };
+    socket.onmessage = (event) => {
+      if (socket !== this.socket) return;
+      this.lastWord = performance.now();
+      const frame = JSON.parse(event.data);
+      if (frame.type === "heartbeat") {
+        this.age = frame.fresh_as_of ? Date.parse(frame.now) - Date.parse(frame.fresh_as_of) : null;
+        this.heard = performance.now();
+      } else if (frame.type !== "error") {
+        this.lastChange = performance.now();
+      }
+      this.hear(frame);
+      this.watch();
+    };
+    socket.onclose = () => {
+      if (socket === this.socket) this.again();
+    };
+  }
+
+  again() {
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+    const wait = Math.min(5000, 200 * 2 ** this.attempt++) * (0.5 + Math.random());
+    setTimeout(() => this.connect(), wait);
+    this.watch();
+  }
+
+  send(frame) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(frame));
+  }
+
+  subscribe(chat, resume) {
+    this.send({ type: "subscribe", chat, ...(resume && { resume }) });
+  }
+
+  unsubscribe(chat) {
+    this.send({ type: "unsubscribe", chat });
+  }
+
+  /** How old the copy may be, in ms; null if that is not known. */
+  staleness() {
+    return this.age === null || this.heard === undefined ? null : this.age + performance.now() - this.heard;
+  }
+
+  watch() {
+    const silent = performance.now() - this.lastWord > SILENCE;
+    if (this.socket && silent) return this.again();
+    const age = this.staleness();
+    if (!this.socket || this.socket.readyState !== WebSocket.OPEN) {
+      return this.tell(this.heard === undefined ? "connecting" : "offline", age);
+    }
+    if (age === null) return this.tell(this.heard === undefined ? "connecting" : "behind", null);
+    if (age > BEHIND) return this.tell("behind", age);
+    this.tell(performance.now() - this.lastChange > IDLE ? "idle" : "live", age);
+  }
+}

@@ -1,0 +1,189 @@
+//! Settings: a flag, an environment variable, a default and a help text each, declared with clap.
+//!
+//! What clap does not do by itself is in here: a variable `CHAT_SYNC_…` that nobody reads refuses to
+//! start and is named; a secret may also come from a file, named by the same variable with `_FILE`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Parser;
+
+/// The prefix under which every variable must be known.
+const PREFIX: &str = "CHAT_SYNC_";
+
+/// Variables with the prefix that are no service's setting: the test suite's.
+const TEST_PREFIX: &str = "CHAT_SYNC_TEST_";
+
+/// Reads the settings from this process's arguments and environment.
+///
+/// # Errors
+/// A clap error that names the flag or the variable; `error.exit()` prints it as clap would.
+pub fn load<T: Parser>() -> Result<T, clap::Error> {
+    load_from(std::env::args_os().collect(), std::env::vars().collect())
+}
+
+/// Reads the settings from these arguments; `environment` is what files and unknown names are looked up in.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from<T: Parser>(arguments: Vec<OsString>, environment: BTreeMap<String, String>) -> Result<T, clap::Error> {
+    let mut command = T::command();
+    refuse_unknown(&mut command, &environment)?;
+    for (id, variable) in secrets(&command) {
+        let Some(path) = environment.get(&format!("{variable}_FILE")) else { continue };
+        if environment.contains_key(&variable) {
+            return Err(refusal(&mut command, format!("both {variable} and {variable}_FILE are set; use one")));
+        }
+        let secret = std::fs::read_to_string(path)
+            .map_err(|error| refusal(&mut command, format!("{variable}_FILE: cannot read {path}: {error}")))?;
+        let secret = secret.trim_end_matches(['\r', '\n']).to_owned();
+        command = command.mut_arg(id, |arg| arg.default_value(secret).required(false).hide_default_value(true));
+    }
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// A setting that clap could read but the service cannot use.
+pub fn refusal(command: &mut clap::Command, message: impl fmt::Display) -> clap::Error {
+    command.error(clap::error::ErrorKind::ValueValidation, message)
+}
+
+fn refuse_unknown(command: &mut clap::Command, environment: &BTreeMap<String, String>) -> Result<(), clap::Error> {
+    let mut known: Vec<String> = variables(command).into_iter().map(|(_, name)| name).collect();
+    known.extend(secrets(command).into_iter().map(|(_, name)| format!("{name}_FILE")));
+    for name in environment.keys().filter(|name| name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX)) {
+        if !known.contains(name) {
+            let mut names: Vec<_> = known.iter().filter(|name| name.starts_with(PREFIX)).cloned().collect();
+            names.sort();
+            return Err(refusal(
+                command,
+                format!("unknown environment variable {name}; known are: {}", names.join(", ")),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn variables(command: &clap::Command) -> Vec<(String, String)> {
+    command
+        .get_arguments()
+        .chain(command.get_subcommands().flat_map(clap::Command::get_arguments))
+        .filter_map(|arg| Some((arg.get_id().to_string(), arg.get_env()?.to_string_lossy().into_owned())))
+        .collect()
+}
+
+/// The arguments whose values `--help` must not show: those marked with `hide_env_values`.
+fn secrets(command: &clap::Command) -> Vec<(String, String)> {
+    command
+        .get_arguments()
+        .filter(|arg| arg.is_hide_env_values_set())
+        .filter_map(|arg| Some((arg.get_id().to_string(), arg.get_env()?.to_string_lossy().into_owned())))
+        .collect()
+}
+
+/// A setting that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one who connects with it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Ok(Self(value.to_owned()))
+    }
+}
+
+/// Reads `250ms`, `2s`, `5m`, `24h` and `7d`.
+///
+/// # Errors
+/// A sentence that shows what would be right.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("'{text}' is no duration; write 250ms, 2s, 5m, 24h or 7d");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..split].parse().map_err(|_| wrong())?;
+    let millis = match &text[split..] {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
+        _ => None,
+    };
+    millis.map(std::time::Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Example {
+        /// How often.
+        #[arg(long, env = "CHAT_SYNC_EXAMPLE_EVERY", default_value = "2s", value_parser = duration)]
+        every: std::time::Duration,
+        /// Where.
+        #[arg(long, env = "EXAMPLE_URL", hide_env_values = true)]
+        url: Secret,
+    }
+
+    fn read(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Example, clap::Error> {
+        let arguments = std::iter::once("example").chain(arguments.iter().copied()).map(OsString::from).collect();
+        let environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load_from(arguments, environment)
+    }
+
+    #[test]
+    fn an_unknown_variable_refuses_to_start_and_is_named() {
+        let error = read(&[("CHAT_SYNC_EXAMPLE_EVRY", "3s")], &["--url", "x"]).unwrap_err().to_string();
+        assert!(error.contains("CHAT_SYNC_EXAMPLE_EVRY") && error.contains("CHAT_SYNC_EXAMPLE_EVERY"), "{error}");
+        assert!(read(&[("OTHER", "3s"), ("CHAT_SYNC_TEST_KAFKA", "")], &["--url", "x"]).is_ok());
+    }
+
+    #[test]
+    fn an_unreadable_value_refuses_to_start_and_is_named() {
+        let error = read(&[], &["--url", "x", "--every", "soon"]).unwrap_err().to_string();
+        assert!(error.contains("--every") && error.contains("soon"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_too_and_is_never_printed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "postgres://u:p@h/d\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let example = read(&[("EXAMPLE_URL_FILE", path)], &[]).unwrap();
+        assert_eq!(example.url.expose(), "postgres://u:p@h/d");
+        assert!(!format!("{example:?}").contains("postgres"));
+        let error = read(&[("EXAMPLE_URL_FILE", "/nowhere")], &[]).unwrap_err().to_string();
+        assert!(error.contains("EXAMPLE_URL_FILE") && error.contains("/nowhere"), "{error}");
+        let both = read(&[("EXAMPLE_URL_FILE", path), ("EXAMPLE_URL", "x")], &[]).unwrap_err().to_string();
+        assert!(both.contains("EXAMPLE_URL_FILE"), "{both}");
+    }
+
+    #[test]
+    fn durations_are_read_with_their_unit_only() {
+        assert_eq!(duration("250ms"), Ok(std::time::Duration::from_millis(250)));
+        assert_eq!(duration("7d"), Ok(std::time::Duration::from_secs(604_800)));
+        for text in ["", "2", "s", "2 s", "-1s", "99999999999999999999s", "1y"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Kafka as the event log, through librdkafka.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{TopicPartitionList, util::Timeout};
+
+use super::kafka_reader::KafkaReader;
+use super::{EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec};
+use crate::retry;
+
+/// How long a question about metadata or offsets may take.
+const QUESTION: Duration = Duration::from_secs(5);
+
+/// Room for the greatest record and its headers, in bytes; the brokers' `message.max.bytes` alike.
+const MAX_MESSAGE_BYTES: &str = "8388608";
+
+/// A Kafka cluster.
+#[derive(Clone)]
+pub struct Kafka {
+    brokers: String,
+    producer: FutureProducer,
+}
+
+impl Kafka {
+    /// A client; it connects in the background, so that brokers that are away are met where they are needed.
+    ///
+    /// # Errors
+    /// If librdkafka refuses the settings.
+    pub fn new(brokers: &str) -> Result<Self, LogError> {
+        let producer = client(brokers)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // The default of 5 ms is most of an idle pipeline's latency.
+            .set("linger.ms", "0")
+            .set("message.max.bytes", MAX_MESSAGE_BYTES)
+            // Past this the caller begins again from its last checkpoint, which is safe.
+            .set("message.timeout.ms", "10000")
+            .create()
+            .map_err(unavailable)?;
+        Ok(Self { brokers: brokers.to_owned(), producer })
+    }
+
+    pub(super) fn consumer_config(brokers: &str, group: &str) -> ClientConfig {
+        let mut config = client(brokers);
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "100")
+            // The default of 1 s is a stall whenever the local queue was full for a moment.
+            .set("fetch.queue.backoff.ms", "10")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.message.max.bytes", "1048576")
+            .set("topic.metadata.refresh.interval.ms", "2000")
+            .set("session.timeout.ms", "10000");
+        config
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&FutureProducer) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let producer = self.producer.clone();
+        tokio::task::spawn_blocking(move || question(&producer)).await.map_err(unavailable)?
+    }
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("client.id", "chat-sync")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set_log_level(rdkafka::config::RDKafkaLogLevel::Warning);
+    config
+}
+
+#[async_trait]
+impl EventLog for Kafka {
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+        let admin: AdminClient<DefaultClientContext> = client(&self.brokers).create().map_err(unavailable)?;
+        let settings: Vec<(String, String)> =
+            topics.iter().map(|topic| (topic.retention_ms.to_string(), topic.max_record_bytes.to_string())).collect();
+        let new = topics.iter().zip(&settings).map(|(topic, (retention, bytes))| new_topic(topic, retention, bytes));
+        let options = AdminOptions::new().operation_timeout(Some(QUESTION)).request_timeout(Some(QUESTION));
+        for result in admin.create_topics(&new.collect::<Vec<_>>(), &options).await.map_err(unavailable)? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(refused_or_away(code, format!("topic {name}: {code}"))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn partitions(&self, topic: &str) -> Result<Option<u32>, LogError> {
+        let topic = topic.to_owned();
+        self.blocking(move |producer| partitions(producer, &topic)).await
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        let mut deliveries = Vec::with_capacity(records.len());
+        for record in &records {
+            deliveries.push(enqueue(&self.producer, record).await?);
+        }
+        for delivery in deliveries {
+            match delivery.await {
+                Ok(Ok(_)) => {}
+                Ok(Err((error, _))) => return Err(classify(&error)),
+                Err(_) => return Err(LogError::Unavailable("the producer was closed".into())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, topic: Topic, group: &str, sharing: Sharing) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(KafkaReader::open(&self.brokers, topic, group, sharing)?))
+    }
+
+    async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
+        let topic = topic.to_owned();
+        self.blocking(move |producer| offsets(producer, &topic)).await
+    }
+
+    async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
+        let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
+        self.blocking(move |producer| tail(producer, &brokers, &topic, per_partition)).await
+    }
+}
+
+fn new_topic<'a>(topic: &'a TopicSpec, retention: &'a str, bytes: &'a str) -> NewTopic<'a> {
+    let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
+    let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1)).set("max.message.bytes", bytes);
+    if topic.compacted {
+        new.set("cleanup.policy", "compact")
+    } else {
+        new.set("cleanup.policy", "delete").set("retention.ms", retention)
+    }
+}
+
+type Delivery = rdkafka::producer::DeliveryFuture;
+
+/// Hands a record to librdkafka; waits while its queue is full.
+async fn enqueue(producer: &FutureProducer, record: &NewRecord) -> Result<Delivery, LogError> {
+    let mut waits = retry::backoff(Duration::from_millis(1), Duration::from_millis(50));
+    loop {
+        match producer.send_result(future_record(record)) {
+            Ok(delivery) => return Ok(delivery),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                tokio::time::sleep(waits.next().unwrap_or(QUESTION)).await;
+            }
+            Err((error, _)) => return Err(classify(&error)),
+        }
+    }
+}
+
+fn future_record(record: &NewRecord) -> FutureRecord<'_, String, Vec<u8>> {
+    let headers = record
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+    let partition = i32::try_from(record.partition).unwrap_or(i32::MAX);
+    let mut future = FutureRecord::to(&record.topic).partition(partition).payload(&record.value).headers(headers);
+    future.key = record.key.as_ref();
+    future
+}
+
+fn partitions(producer: &FutureProducer, topic: &str) -> Result<Option<u32>, LogError> {
+    let metadata = producer.client().fetch_metadata(Some(topic), QUESTION).map_err(unavailable)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    Ok(found.and_then(|found| u32::try_from(found.partitions().len()).ok()).filter(|&count| count > 0))
+}
+
+fn offsets(producer: &FutureProducer, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
+    let count = partitions(producer, topic)?.unwrap_or(0);
+    let mut all = BTreeMap::new();
+    for partition in 0..count {
+        let id = i32::try_from(partition).unwrap_or(i32::MAX);
+        let (start, end) = producer.client().fetch_watermarks(topic, id, QUESTION).map_err(unavailable)?;
+        let offset = |value: i64| u64::try_from(value).unwrap_or(0);
+        all.insert(partition, Offsets { start: offset(start), end: offset(end) });
+    }
+    Ok(all)
+}
+
+fn tail(producer: &FutureProducer, brokers: &str, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
+    let mut positions = TopicPartitionList::new();
+    let mut unfinished = BTreeSet::new();
+    for (partition, held) in offsets(producer, topic)? {
+        if held.start == held.end {
+            continue;
+        }
+        let from = held.end.saturating_sub(per_partition).max(held.start);
+        let id = i32::try_from(partition).unwrap_or(i32::MAX);
+        let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+        positions.add_partition_offset(topic, id, offset).map_err(unavailable)?;
+        unfinished.insert(id);
+    }
+    if unfinished.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut config = Kafka::consumer_config(brokers, "chat-sync-tail");
+    let consumer: BaseConsumer = config.set("enable.partition.eof", "true").create().map_err(unavailable)?;
+    consumer.assign(&positions).map_err(unavailable)?;
+    let topic: Arc<str> = topic.into();
+    let mut records = Vec::new();
+    while !unfinished.is_empty() {
+        match consumer.poll(Timeout::After(QUESTION)) {
+            Some(Ok(message)) => records.push(log_record(&topic, &message)),
+            // All partitions are of one topic here, so the number says enough.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                unfinished.remove(&partition);
+            }
+            Some(Err(error)) => return Err(classify(&error)),
+            None => return Err(LogError::Unavailable("the end of the log was not reached".into())),
+        }
+    }
+    Ok(records)
+}
+
+pub(super) fn log_record(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> LogRecord {
+    let header = |header: Header<'_, &[u8]>| {
+        (header.key.to_owned(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
+    };
+    LogRecord {
+        at: TopicPartition::new(topic.clone(), u32::try_from(message.partition()).unwrap_or_default()),
+        offset: u64::try_from(message.offset()).unwrap_or_default(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers: message.headers().map(|headers| headers.iter().map(header).collect()).unwrap_or_default(),
+    }
+}
+
+pub(super) fn unavailable(error: impl std::fmt::Display) -> LogError {
+    LogError::Unavailable(error.to_string())
+}
+
+fn classify(error: &KafkaError) -> LogError {
+    match error.rdkafka_error_code() {
+        Some(code) => refused_or_away(code, error.to_string()),
+        None => LogError::Unavailable(error.to_string()),
+    }
+}
+
+fn refused_or_away(code: RDKafkaErrorCode, message: String) -> LogError {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidTopic | Code::TopicAuthorizationFailed | Code::PolicyViolation => {
+            LogError::Refused(message)
+        }
+        _ => LogError::Unavailable(message),
+    }
+}

@@ -1,0 +1,393 @@
+//! A Kafka consumer on a thread of its own, because librdkafka blocks.
+//!
+//! The thread polls and does what it is told; the async side decides. A partition delivers nothing
+//! until it was started: the thread keeps it paused, and whatever is still under way from an earlier
+//! position is dropped on the async side by counting the starts of each partition.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::sync::mpsc as async_mpsc;
+
+use super::kafka::{Kafka, log_record, unavailable};
+use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
+
+/// How long one poll waits; also how late a command may be noticed.
+const POLL: Duration = Duration::from_millis(20);
+/// How many records are handed over at once.
+const BATCH: usize = 1000;
+/// How many batches may wait for the async side. Then the partitions are paused, but polling goes on: a member
+/// that does not poll is thrown out of its group.
+const WAITING: usize = 4;
+/// How often topics and partitions are looked for, where no group does it.
+const DISCOVERY: Duration = Duration::from_secs(2);
+
+enum Command {
+    Start { at: TopicPartition, offset: u64, generation: u64 },
+    Commit(Vec<(TopicPartition, u64)>),
+}
+
+enum Told {
+    Event(Event),
+    Started { at: TopicPartition, generation: u64 },
+}
+
+/// Collects what librdkafka calls back with while it is polled.
+struct Context(mpsc::Sender<Event>);
+
+impl ClientContext for Context {
+    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Accepts or gives up partitions. They start paused; where to begin is asked outside of this callback.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let event = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            let paused = list.set_all_offsets(Offset::Beginning).and_then(|()| consumer.assign(list));
+            if let Err(error) = paused.and_then(|()| consumer.pause(list)) {
+                tracing::warn!(%error, "cannot take the assigned partitions");
+            }
+            Event::Assigned(names(list))
+        } else {
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!(%error, "cannot give up the partitions");
+            }
+            Event::Revoked(names(list))
+        };
+        // The receiver lives as long as the thread that polls.
+        let _ = self.0.send(event);
+    }
+}
+
+fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements()
+        .iter()
+        .map(|element| TopicPartition::new(element.topic(), u32::try_from(element.partition()).unwrap_or_default()))
+        .collect()
+}
+
+/// The async side.
+pub(super) struct KafkaReader {
+    commands: mpsc::Sender<Command>,
+    told: async_mpsc::Receiver<Told>,
+    /// Of each assigned partition: how often it was started, and whether the thread has done so yet.
+    starts: HashMap<TopicPartition, (u64, bool)>,
+}
+
+impl KafkaReader {
+    pub(super) fn open(brokers: &str, topic: Topic, group: &str, sharing: Sharing) -> Result<Self, LogError> {
+        let (rebalanced, rebalances) = mpsc::channel();
+        let consumer: BaseConsumer<Context> =
+            Kafka::consumer_config(brokers, group).create_with_context(Context(rebalanced)).map_err(unavailable)?;
+        if sharing == Sharing::Group {
+            let pattern = if topic.mirrored {
+                format!("^([a-z0-9-]+\\.)?{}$", topic.base.replace('.', "\\."))
+            } else {
+                topic.base.clone()
+            };
+            consumer.subscribe(&[&pattern]).map_err(unavailable)?;
+        }
+        let (commands, received) = mpsc::channel();
+        let (tell, told) = async_mpsc::channel(WAITING);
+        let thread = Thread {
+            consumer,
+            topic,
+            sharing,
+            rebalances,
+            received,
+            tell,
+            topics: HashMap::new(),
+            known: BTreeSet::new(),
+            started: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            held: false,
+        };
+        std::thread::Builder::new().name("kafka-reader".into()).spawn(move || thread.run()).map_err(unavailable)?;
+        Ok(Self { commands, told, starts: HashMap::new() })
+    }
+
+    fn accept(&mut self, told: Told) -> Option<Event> {
+        match told {
+            Told::Started { at, generation } => {
+                if let Some(start) = self.starts.get_mut(&at).filter(|start| start.0 == generation) {
+                    start.1 = true;
+                }
+                None
+            }
+            Told::Event(Event::Records(mut records)) => {
+                records.retain(|record| self.starts.get(&record.at).is_some_and(|start| start.1));
+                (!records.is_empty()).then_some(Event::Records(records))
+            }
+            Told::Event(event) => {
+                if let Event::Assigned(partitions) | Event::Revoked(partitions) = &event {
+                    for partition in partitions {
+                        self.starts.remove(partition);
+                    }
+                }
+                Some(event)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    async fn next(&mut self) -> Result<Event, LogError> {
+        loop {
+            let told = self.told.recv().await.ok_or_else(|| unavailable("the reader's thread ended"))?;
+            if let Some(event) = self.accept(told) {
+                return Ok(event);
+            }
+        }
+    }
+
+    async fn start(&mut self, positions: Vec<(TopicPartition, u64)>) -> Result<(), LogError> {
+        for (at, offset) in positions {
+            let start = self.starts.entry(at.clone()).or_default();
+            *start = (start.0 + 1, false);
+            self.commands.send(Command::Start { at, offset, generation: start.0 }).map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, positions: Vec<(TopicPartition, u64)>) {
+        // A thread that has ended is noticed by `next`.
+        let _ = self.commands.send(Command::Commit(positions));
+    }
+}
+
+/// The blocking side.
+struct Thread {
+    consumer: BaseConsumer<Context>,
+    topic: Topic,
+    sharing: Sharing,
+    rebalances: mpsc::Receiver<Event>,
+    received: mpsc::Receiver<Command>,
+    tell: async_mpsc::Sender<Told>,
+    /// One shared name a topic.
+    topics: HashMap<String, Arc<str>>,
+    /// With [`Sharing::All`]: what was announced.
+    known: BTreeSet<TopicPartition>,
+    started: BTreeSet<TopicPartition>,
+    /// What the async side has not taken yet, in order.
+    outbox: VecDeque<Told>,
+    /// Whether all partitions are paused because the async side is slow.
+    held: bool,
+}
+
+/// The async side is gone: the reader was dropped.
+struct Gone;
+
+impl Thread {
+    fn run(mut self) {
+        let mut discover_at = Instant::now();
+        while !self.tell.is_closed() {
+            if self.sharing == Sharing::All && Instant::now() >= discover_at {
+                self.discover();
+                discover_at = Instant::now() + DISCOVERY;
+            }
+            if self.turn().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), Gone> {
+        self.poll();
+        loop {
+            match self.received.try_recv() {
+                Ok(command) => self.obey(command)?,
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return Err(Gone),
+            }
+        }
+        self.hand_over()
+    }
+
+    /// One poll: what the group did comes before the records that were polled after it.
+    fn poll(&mut self) {
+        let batch = self.poll_batch();
+        while let Ok(event) = self.rebalances.try_recv() {
+            self.started.clear();
+            self.outbox.push_back(Told::Event(event));
+        }
+        match batch {
+            Ok(records) if !records.is_empty() => self.outbox.push_back(Told::Event(Event::Records(records))),
+            Ok(_) => {}
+            Err(event) => self.outbox.push_back(Told::Event(event)),
+        }
+    }
+
+    /// Hands over what there is room for; pauses the partitions while there is none.
+    fn hand_over(&mut self) -> Result<(), Gone> {
+        while let Some(told) = self.outbox.pop_front() {
+            match self.tell.try_send(told) {
+                Ok(()) => {}
+                Err(async_mpsc::error::TrySendError::Full(told)) => {
+                    self.outbox.push_front(told);
+                    break;
+                }
+                Err(async_mpsc::error::TrySendError::Closed(_)) => return Err(Gone),
+            }
+        }
+        let hold = !self.outbox.is_empty();
+        if hold != self.held {
+            let started = self.list_of_started();
+            let done = if hold { self.consumer.pause(&started) } else { self.consumer.resume(&started) };
+            if let Err(error) = done {
+                tracing::warn!(%error, hold, "cannot pause or resume");
+            }
+            self.held = hold;
+        }
+        Ok(())
+    }
+
+    fn list_of_started(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for at in &self.started {
+            list.add_partition(&at.topic, id(at));
+        }
+        list
+    }
+
+    /// Waits for the first record, then takes what is there.
+    fn poll_batch(&mut self) -> Result<Vec<LogRecord>, Event> {
+        let mut records = Vec::new();
+        let mut wait = POLL;
+        while records.len() < BATCH {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let name = message.topic();
+                    let topic = match self.topics.get(name) {
+                        Some(topic) => topic.clone(),
+                        None => self.topics.entry(name.to_owned()).or_insert_with(|| name.into()).clone(),
+                    };
+                    records.push(log_record(&topic, &message));
+                }
+                Some(Err(error)) => {
+                    // An event among records would overtake them; the error comes again by itself.
+                    if records.is_empty()
+                        && error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset)
+                        && let Some(at) = self.lost_position()
+                    {
+                        return Err(Event::OutOfRange(at));
+                    }
+                    tracing::debug!(%error, "Kafka consumer");
+                    break;
+                }
+                None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(records)
+    }
+
+    /// librdkafka does not say which partition it lost the position of; its watermarks do.
+    fn lost_position(&self) -> Option<TopicPartition> {
+        let positions = self.consumer.position().ok()?;
+        let lost = positions.elements().into_iter().find_map(|element| {
+            let Offset::Offset(offset) = element.offset() else { return None };
+            let (start, end) =
+                self.consumer.fetch_watermarks(element.topic(), element.partition(), Duration::from_secs(2)).ok()?;
+            let outside = offset < start || offset > end;
+            outside
+                .then(|| TopicPartition::new(element.topic(), u32::try_from(element.partition()).unwrap_or_default()))
+        });
+        lost
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Gone> {
+        match command {
+            Command::Commit(positions) => {
+                let mut list = TopicPartitionList::new();
+                for (at, offset) in positions {
+                    // Only for people who look: what cannot be committed now will be with the next one.
+                    let _ = list.add_partition_offset(&at.topic, id(&at), kafka_offset(offset));
+                }
+                if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+                    tracing::debug!(%error, "commit");
+                }
+                Ok(())
+            }
+            Command::Start { at, offset, generation } => {
+                self.begin(&at, offset)?;
+                self.started.insert(at.clone());
+                self.outbox.push_back(Told::Started { at, generation });
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, at: &TopicPartition, offset: u64) -> Result<(), Gone> {
+        let mut list = TopicPartitionList::new();
+        let _ = list.add_partition_offset(&at.topic, id(at), kafka_offset(offset));
+        let assigned = self.consumer.assignment().unwrap_or_else(|_| TopicPartitionList::new());
+        if assigned.find_partition(&at.topic, id(at)).is_none() {
+            // With a group, somebody else has it by now.
+            if self.sharing == Sharing::All
+                && let Err(error) = self.consumer.incremental_assign(&list)
+            {
+                tracing::warn!(partition = %at, %error, "cannot assign");
+            }
+            return Ok(());
+        }
+        // librdkafka refuses to seek until it has served the assignment, a moment after it was made.
+        while let Err(error) = self.consumer.seek(&at.topic, id(at), kafka_offset(offset), Duration::from_secs(2)) {
+            tracing::debug!(partition = %at, %error, "seek again");
+            if self.tell.is_closed() {
+                return Err(Gone);
+            }
+            let told = self.outbox.len();
+            self.poll();
+            let rebalanced = self.outbox.iter().skip(told).any(|told| matches!(told, Told::Event(Event::Revoked(_))));
+            if rebalanced {
+                return Ok(());
+            }
+        }
+        if !self.held
+            && let Err(error) = self.consumer.resume(&list)
+        {
+            tracing::warn!(partition = %at, %error, "cannot resume");
+        }
+        Ok(())
+    }
+
+    /// Announces partitions that were not there before.
+    fn discover(&mut self) {
+        let Ok(metadata) = self.consumer.fetch_metadata(None, Duration::from_secs(2)) else { return };
+        let mut new = Vec::new();
+        for topic in metadata.topics().iter().filter(|topic| self.topic.matches(topic.name())) {
+            for partition in topic.partitions() {
+                let at = TopicPartition::new(topic.name(), u32::try_from(partition.id()).unwrap_or_default());
+                if self.known.insert(at.clone()) {
+                    new.push(at);
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.outbox.push_back(Told::Event(Event::Assigned(new)));
+        }
+    }
+}
+
+fn id(at: &TopicPartition) -> i32 {
+    i32::try_from(at.partition).unwrap_or(i32::MAX)
+}
+
+fn kafka_offset(offset: u64) -> Offset {
+    Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,186 @@
+//! A partitioned, replayable log: Kafka in production, its embedded twin in one process.
+//!
+//! Readers hand out partitions ([`Event::Assigned`]) and deliver nothing from them until the caller
+//! has said where to begin ([`Reader::start`]): positions live in the caller's store, not in the log.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub mod kafka;
+mod kafka_reader;
+pub mod suite;
+
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: u32,
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: u32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    pub topic: Arc<str>,
+    pub partition: u32,
+    pub key: Option<String>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// A record as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    pub at: TopicPartition,
+    pub offset: u64,
+    /// When it was appended, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// The offsets that a partition holds: `start` the first one kept, `end` the next to be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offsets {
+    pub start: u64,
+    pub end: u64,
+}
+
+/// A topic that must exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: u32,
+    pub compacted: bool,
+    /// Ignored where `compacted`.
+    pub retention_ms: u64,
+    pub max_record_bytes: usize,
+}
+
+/// Which topics a reader reads: `base` and, with `mirrored`, every `<alias>.base`, but never the
+/// mirror of a mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub base: String,
+    pub mirrored: bool,
+}
+
+impl Topic {
+    /// Whether this topic is one of them: `^([a-z0-9-]+\.)?base$`.
+    pub fn matches(&self, name: &str) -> bool {
+        let Some(alias) = name.strip_suffix(&self.base) else { return false };
+        let Some(alias) = alias.strip_suffix('.') else { return alias.is_empty() };
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        self.mirrored && !alias.is_empty() && alias.chars().all(allowed)
+    }
+}
+
+/// How partitions are shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// The members of the group share the partitions.
+    Group,
+    /// This reader has all of them; the group only names its committed positions.
+    All,
+}
+
+/// What a reader tells.
+#[derive(Debug)]
+pub enum Event {
+    /// These are the caller's now; nothing comes from them before [`Reader::start`].
+    Assigned(Vec<TopicPartition>),
+    /// These are another's now, or gone.
+    Revoked(Vec<TopicPartition>),
+    /// In order within each partition; never empty.
+    Records(Vec<LogRecord>),
+    /// The position asked for is not in the log any more, or not yet: [`EventLog::offsets`] tells more.
+    OutOfRange(TopicPartition),
+}
+
+/// What went wrong with the log; all of it may come back by itself but [`LogError::Refused`].
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("the log cannot be reached: {0}")]
+    Unavailable(String),
+    #[error("the log refused: {0}")]
+    Refused(String),
+}
+
+/// The log.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// Makes the topics that are missing; those that are there stay as they are.
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError>;
+
+    /// How many partitions the topic has; `None` if there is no such topic.
+    async fn partitions(&self, topic: &str) -> Result<Option<u32>, LogError>;
+
+    /// Appends, and waits until all are stored for good. On an error some may be stored.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError>;
+
+    /// Opens a reader.
+    async fn read(&self, topic: Topic, group: &str, sharing: Sharing) -> Result<Box<dyn Reader>, LogError>;
+
+    /// What each partition of the topic holds now.
+    async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError>;
+
+    /// The last records of each partition, at most `per_partition` each, in order within each.
+    async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError>;
+}
+
+/// One reader of the log.
+#[async_trait]
+pub trait Reader: Send {
+    /// The next event; waits for one. Safe to drop while it waits.
+    async fn next(&mut self) -> Result<Event, LogError>;
+
+    /// Delivers from these offsets on; what was under way from an earlier position is dropped.
+    /// Partitions that are not assigned any more are passed over.
+    async fn start(&mut self, positions: Vec<(TopicPartition, u64)>) -> Result<(), LogError>;
+
+    /// Tells the log how far this group is, for people who look; nothing here depends on it.
+    fn commit(&mut self, positions: Vec<(TopicPartition, u64)>);
+}
+
+/// Says in `check`, every few seconds, whether the log answers and has the topic. Never ends.
+pub async fn watch(log: Arc<dyn EventLog>, topic: String, check: crate::health::Check) {
+    loop {
+        match log.partitions(&topic).await {
+            Ok(Some(_)) => check.ready("answers"),
+            Ok(None) => check.waiting(format!("there is no topic {topic} yet")),
+            Err(error) => check.waiting(error.to_string()),
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_read_but_never_the_mirror_of_a_mirror() {
+        let topic = Topic { base: "chat-changes".into(), mirrored: true };
+        assert!(topic.matches("chat-changes") && topic.matches("b.chat-changes") && topic.matches("eu-1.chat-changes"));
+        for other in ["a.b.chat-changes", ".chat-changes", "B.chat-changes", "xchat-changes", "chat-changes-x", "chat"]
+        {
+            assert!(!topic.matches(other), "{other}");
+        }
+        assert!(!Topic { mirrored: false, ..topic }.matches("b.chat-changes"));
+    }
+}

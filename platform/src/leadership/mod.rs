@@ -1,0 +1,81 @@
+//! Who does the work that one at a time should do.
+//!
+//! Leadership saves work; it is not what keeps data safe. Two leaders at once must be harmless.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::lifecycle::Stop;
+
+mod lease;
+pub use lease::{Lease, LeaseSettings};
+
+/// What this process is at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It leads; `confirmed` is false while the API cannot be asked and the lease may have gone.
+    Leader { confirmed: bool },
+    /// Another leads, or it is not known who (`None`).
+    Standby { holder: Option<String> },
+}
+
+impl Role {
+    pub fn leads(&self) -> bool {
+        matches!(self, Self::Leader { .. })
+    }
+}
+
+/// A process's role as it changes.
+#[derive(Debug, Clone)]
+pub struct Leadership(watch::Receiver<Role>);
+
+impl Leadership {
+    /// Always the leader: where there is nobody to compete with.
+    pub fn always() -> Self {
+        let (sender, receiver) = watch::channel(Role::Leader { confirmed: true });
+        // The receiver keeps its last value when the sender is gone.
+        drop(sender);
+        Self(receiver)
+    }
+
+    pub(crate) fn from_watch(receiver: watch::Receiver<Role>) -> Self {
+        Self(receiver)
+    }
+
+    pub fn role(&self) -> Role {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until this process leads.
+    pub async fn elected(&mut self) {
+        if self.0.wait_for(Role::leads).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for the next change of role; for ever, if there is none.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until this process leads no more.
+    pub async fn lost(&mut self) {
+        if self.0.wait_for(|role| !role.leads()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// How long a leader goes on while the Kubernetes API cannot be reached.
+pub const UNCONFIRMED: Duration = Duration::from_secs(300);
+
+/// Waits, or says that the stop signal came first.
+pub(crate) async fn pause(length: Duration, stop: &Stop) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(length) => true,
+        () = stop.cancelled() => false,
+    }
+}

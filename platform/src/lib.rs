@@ -1,0 +1,14 @@
+//! What would make sense in a program that is not about chat.
+
+pub mod config;
+pub mod event_log;
+pub mod health;
+pub mod http;
+pub mod leadership;
+pub mod lifecycle;
+pub mod postgres;
+pub mod redis;
+pub mod retry;
+pub mod sqlite;
+pub mod telemetry;
+pub mod testing;

@@ -1,0 +1,101 @@
+//! The synchronizer's settings.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use platform::config::duration;
+use platform::leadership::{Leadership, Lease, LeaseSettings};
+use platform::lifecycle::{Parts, Stop};
+
+/// Polls the source and appends its changes to the log.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "synchronizer", version)]
+pub struct Config {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Kafka's brokers, as `host:port`, separated by commas.
+    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
+    pub kafka: String,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "CHAT_SYNC_SYNCHRONIZER_LISTEN", default_value = "127.0.0.1:30003")]
+    pub listen: SocketAddr,
+    /// The Kubernetes Lease that elects the leader; without it, this process always leads.
+    #[arg(long, env = "CHAT_SYNC_LEASE")]
+    pub lease: Option<String>,
+    /// The Lease's namespace.
+    #[arg(long, env = "CHAT_SYNC_LEASE_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
+    /// How long a lease lasts without renewal, in whole seconds.
+    #[arg(long, env = "CHAT_SYNC_LEASE_TTL", default_value = "3s", value_parser = whole_seconds)]
+    pub lease_ttl: Duration,
+    /// How often the lease is renewed or asked for.
+    #[arg(long, env = "CHAT_SYNC_LEASE_RENEW", default_value = "1s", value_parser = duration)]
+    pub lease_renew: Duration,
+    /// What this candidate is called; a random part is added. In Kubernetes: the pod's name.
+    #[arg(long, env = "CHAT_SYNC_HOLDER", default_value = "synchronizer")]
+    pub holder: String,
+    /// What is logged, as for `tracing_subscriber::EnvFilter`.
+    #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info,kube_leader_election=warn")]
+    pub log: String,
+}
+
+/// What polling depends on, wherever the log is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// The source's base URL.
+    #[arg(long, env = "CHAT_SYNC_SOURCE_URL", default_value = "http://127.0.0.1:30001")]
+    pub source_url: String,
+    /// What the source is called in records and checkpoints.
+    #[arg(long, env = "CHAT_SYNC_SOURCE", default_value = "external")]
+    pub source: String,
+    /// The region's name.
+    #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a")]
+    pub region: String,
+    /// What is added to every topic's name, to keep installations apart on one cluster.
+    #[arg(long, env = "CHAT_SYNC_TOPIC_SUFFIX", default_value = "")]
+    pub topic_suffix: String,
+    /// How long the source may keep a poll open when there is nothing new. It bounds how old the
+    /// knowledge "there is nothing new" may get.
+    #[arg(long, env = "CHAT_SYNC_POLL_WAIT", default_value = "2s", value_parser = whole_seconds)]
+    pub poll_wait: Duration,
+    /// How many changes are asked for at once.
+    #[arg(long, env = "CHAT_SYNC_POLL_LIMIT", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub poll_limit: u32,
+    /// How often markers and the checkpoint are written.
+    #[arg(long, env = "CHAT_SYNC_MARKER_EVERY", default_value = "1s", value_parser = duration)]
+    pub marker_every: Duration,
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    if value.subsec_nanos() == 0 && value.as_secs() >= 1 {
+        Ok(value)
+    } else {
+        Err(format!("'{text}': whole seconds, at least 1s"))
+    }
+}
+
+impl Config {
+    /// By the lease if one is named, else always the leader.
+    ///
+    /// # Errors
+    /// If there is no way to reach the Kubernetes API.
+    pub async fn leadership(&self, parts: &mut Parts, stop: &Stop) -> anyhow::Result<Leadership> {
+        let Some(name) = &self.lease else { return Ok(Leadership::always()) };
+        let client = kube::Client::try_default().await.context("--lease needs a Kubernetes API")?;
+        let settings = LeaseSettings {
+            namespace: self.lease_namespace.clone(),
+            name: name.clone(),
+            holder: self.holder.clone(),
+            ttl: self.lease_ttl,
+            renew_every: self.lease_renew,
+            call: Duration::from_secs(1),
+            exclusive: false,
+        };
+        let (lease, leadership) = Lease::new(client, settings);
+        tracing::info!(identity = lease.identity(), lease = name, "competing");
+        parts.spawn("lease", lease.run(stop.clone()));
+        Ok(leadership)
+    }
+}

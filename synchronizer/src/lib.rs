@@ -1,0 +1,100 @@
+//! Polls the source, translates what it serves, appends it to the log, and says how far it is.
+//!
+//! One leader at a time saves work; any number of leaders at once lose nothing, because a claim
+//! (marker or checkpoint) is only written after the acks of everything that it claims.
+
+pub mod checkpoint;
+pub mod config;
+pub mod leader;
+pub mod seen;
+pub mod source;
+pub mod to_log;
+pub mod translate;
+pub mod vendor;
+
+use std::sync::Arc;
+
+use platform::event_log::{EventLog, LogError};
+use platform::health::Health;
+use platform::leadership::{Leadership, Role};
+use platform::lifecycle::Stop;
+use platform::retry;
+
+pub use config::{Config, Settings};
+use leader::Leader;
+use source::Source;
+use to_log::ToLog;
+
+/// Polls whenever this process leads, until the stop signal.
+///
+/// # Errors
+/// If the log has another number of partitions than its markers say: chats would lose their order.
+pub async fn run(
+    settings: Settings,
+    source: Arc<dyn Source>,
+    log: Arc<dyn EventLog>,
+    mut leadership: Leadership,
+    health: Health,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let (log_check, source_check) = (health.check("log"), health.check("source"));
+    let role_check = health.check("leadership");
+    let describe = tokio::spawn(describe_role(leadership.clone(), role_check));
+    let to_log = tokio::select! {
+        to_log = open_log(&settings, &log, &log_check) => to_log?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    loop {
+        source_check.ready("standby: the leader polls");
+        tokio::select! {
+            () = leadership.elected() => {}
+            () = stop.cancelled() => break,
+        }
+        let mut leader =
+            Leader::new(&settings, source.clone(), to_log.clone(), source_check.clone(), log_check.clone());
+        let mut lost = leadership.clone();
+        tokio::select! {
+            led = leader.lead(&stop) => led?,
+            () = lost.lost() => tracing::info!("leads no more"),
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+    }
+    describe.abort();
+    Ok(())
+}
+
+async fn open_log(
+    settings: &Settings,
+    log: &Arc<dyn EventLog>,
+    check: &platform::health::Check,
+) -> anyhow::Result<ToLog> {
+    for wait in retry::reconnecting() {
+        match ToLog::open(settings, log.clone()).await {
+            Ok(to_log) => {
+                check.ready("open");
+                return Ok(to_log);
+            }
+            Err(to_log::OpenError::Log(LogError::Unavailable(why))) => check.waiting(why),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(wait).await;
+    }
+    unreachable!("the waits never end")
+}
+
+async fn describe_role(leadership: Leadership, check: platform::health::Check) {
+    let mut leadership = leadership;
+    loop {
+        match leadership.role() {
+            Role::Leader { confirmed } => {
+                let unsure = if confirmed { "" } else { ", unconfirmed: the Kubernetes API cannot be reached" };
+                check.ready(format!("leads since {}{unsure}", contract::Timestamp::now()));
+            }
+            Role::Standby { holder: Some(holder) } => check.ready(format!("standby of {holder}")),
+            Role::Standby { holder: None } => check.ready("standby; the leader is not known"),
+        }
+        leadership.changed().await;
+    }
+}

@@ -1,0 +1,179 @@
+//! From the vendor's language to the contract's. Pure: no I/O, no clock.
+
+use contract::row::{latest, unstamped};
+use contract::topic::MAX_RECORD_BYTES;
+use contract::{Chat, Message, Record, Rejected, Stamp, Timestamp};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::source::ItemKind;
+
+#[derive(Deserialize)]
+struct VendorChat {
+    id: String,
+    title: Option<String>,
+    created_at: Timestamp,
+    edited_at: Option<Timestamp>,
+    deleted_at: Option<Timestamp>,
+    #[serde(default)]
+    deleted: bool,
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct VendorMessage {
+    chat_id: String,
+    id: String,
+    parent_id: Option<String>,
+    author: Option<String>,
+    text: Option<String>,
+    created_at: Timestamp,
+    edited_at: Option<Timestamp>,
+    deleted_at: Option<Timestamp>,
+    #[serde(default)]
+    deleted: bool,
+    sequence: u64,
+}
+
+/// The record of an item of the feed, or a `rejected` record that keeps it with its reason.
+///
+/// `now` is when the record will be appended; a source's time is judged by it only where the source
+/// has no sequence.
+pub fn from_feed(source: &str, generation: u32, item: &RawValue, now: Timestamp) -> Record {
+    #[derive(Deserialize)]
+    struct Type {
+        r#type: String,
+    }
+    match serde_json::from_str::<Type>(item.get()) {
+        Ok(Type { r#type }) if r#type == "chat" => from_listing(source, generation, ItemKind::Chat, item, now),
+        Ok(Type { r#type }) if r#type == "message" => from_listing(source, generation, ItemKind::Message, item, now),
+        Ok(Type { r#type }) => reject(source, "unknown_type", format!("type {:?}", r#type), item),
+        Err(error) => reject(source, "malformed", error.to_string(), item),
+    }
+}
+
+/// As [`from_feed`], for an item of a listing, whose kind is known.
+pub fn from_listing(source: &str, generation: u32, kind: ItemKind, item: &RawValue, now: Timestamp) -> Record {
+    let record = match kind {
+        ItemKind::Chat => serde_json::from_str(item.get()).map(|row| Record::Chat(chat(generation, row))),
+        ItemKind::Message => serde_json::from_str(item.get()).map(|row| Record::Message(message(generation, row))),
+    };
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => return reject(source, "malformed", error.to_string(), item),
+    };
+    if record.key().is_some_and(|key| key.is_empty() || key.starts_with('/') || key.ends_with('/')) {
+        return reject(source, "malformed", "an empty id".into(), item);
+    }
+    if let Err(invalid) = record.check(now) {
+        return reject(source, invalid.reason(), invalid.to_string(), item);
+    }
+    // Escapes make JSON longer than its texts, so only the encoded length decides.
+    let length = record.encode().len();
+    if length > MAX_RECORD_BYTES {
+        return reject(source, "too_large", format!("{length} bytes"), item);
+    }
+    record
+}
+
+fn reject(source: &str, reason: &str, detail: String, item: &RawValue) -> Record {
+    Record::Rejected(Rejected::new(source, reason, detail, item.get().as_bytes()))
+}
+
+fn chat(epoch: u32, row: VendorChat) -> Chat {
+    let changed_at = latest(row.created_at, row.edited_at, row.deleted_at);
+    Chat {
+        id: row.id,
+        title: row.title,
+        created_at: row.created_at,
+        edited_at: row.edited_at,
+        deleted_at: row.deleted_at,
+        stamp: Stamp { epoch, sequence: row.sequence, changed_at, rev: 0, deleted: row.deleted },
+        version: unstamped(),
+    }
+    .stamped()
+}
+
+fn message(epoch: u32, row: VendorMessage) -> Message {
+    let changed_at = latest(row.created_at, row.edited_at, row.deleted_at);
+    Message {
+        chat_id: row.chat_id,
+        id: row.id,
+        parent_id: row.parent_id,
+        author: row.author,
+        text: row.text.filter(|_| !row.deleted),
+        created_at: row.created_at,
+        edited_at: row.edited_at,
+        deleted_at: row.deleted_at,
+        stamp: Stamp { epoch, sequence: row.sequence, changed_at, rev: 0, deleted: row.deleted },
+        version: unstamped(),
+    }
+    .stamped()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-01-02T04:00:00Z";
+
+    fn translated(item: &str) -> Record {
+        let item = RawValue::from_string(item.to_owned()).unwrap();
+        from_feed("vendor", 3, &item, NOW.parse().unwrap())
+    }
+
+    fn reason(item: &str) -> String {
+        match translated(item) {
+            Record::Rejected(rejected) => rejected.reason,
+            other => panic!("not rejected: {other:?}"),
+        }
+    }
+
+    fn item(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let mut item = serde_json::json!({
+            "type": "message", "chat_id": "c", "id": "m", "parent_id": null, "author": "ada", "text": "hello",
+            "created_at": "2026-01-02T03:04:05.000001Z", "edited_at": null, "deleted_at": null, "deleted": false,
+            "sequence": 7, "something_new": [1]
+        });
+        change(&mut item);
+        item.to_string()
+    }
+
+    #[test]
+    fn a_message_carries_its_version_and_passes_the_contract() {
+        let record = translated(&item(|_| ()));
+        let Record::Message(message) = &record else { panic!("{record:?}") };
+        let fields = message.version.fields().unwrap();
+        assert_eq!((fields.epoch, fields.sequence, fields.rev, fields.deleted), (3, 7, 0, false));
+        assert_eq!(fields.changed_at, message.created_at);
+        assert_eq!(Record::decode(&record.encode(), NOW.parse().unwrap()).unwrap(), record);
+    }
+
+    #[test]
+    fn an_edit_whose_time_was_cut_to_seconds_does_not_fall_behind_its_post() {
+        let record = translated(&item(|item| item["edited_at"] = "2026-01-02T03:04:05Z".into()));
+        let Record::Message(message) = record else { panic!("rejected") };
+        assert_eq!(message.stamp.changed_at, message.created_at);
+    }
+
+    #[test]
+    fn a_deleted_message_keeps_no_text() {
+        let record = translated(&item(|item| item["deleted"] = true.into()));
+        assert!(matches!(record, Record::Message(message) if message.text.is_none() && message.stamp.deleted));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_kept_with_its_reason() {
+        assert_eq!(reason("7"), "malformed");
+        assert_eq!(reason("{\"type\":\"poll\"}"), "unknown_type");
+        assert_eq!(reason(&item(|item| item["sequence"] = "7".into())), "malformed");
+        assert_eq!(reason(&item(|item| item["created_at"] = "today".into())), "malformed");
+        assert_eq!(reason(&item(|item| item["id"] = "".into())), "malformed");
+        assert_eq!(reason(&item(|item| item["text"] = "a\0b".into())), "nul_character");
+        assert_eq!(reason(&item(|item| item["text"] = "x".repeat(5 << 20).into())), "too_large");
+        let lone = item(|item| item["text"] = "SURROGATE".into()).replace("SURROGATE", "\\ud800");
+        assert_eq!(reason(&lone), "malformed");
+        let deep = item(|item| item["text"] = "DEEP".into()).replace("\"DEEP\"", &"[".repeat(10_000));
+        assert!(RawValue::from_string(deep).is_err(), "such a page cannot be read at all");
+    }
+}

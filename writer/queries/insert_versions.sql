@@ -1,0 +1,5 @@
+INSERT INTO message_versions (chat_id, id, version, author, text, edited_at, deleted)
+SELECT chat_id, id, version, author, text, to_micros(edited_at), deleted
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::boolean[])
+     AS new (chat_id, id, version, author, text, edited_at, deleted)
+ON CONFLICT DO NOTHING

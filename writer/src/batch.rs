@@ -1,0 +1,187 @@
+//! From records to what one transaction stores. Pure: no I/O, no clock.
+
+use std::collections::BTreeMap;
+
+use contract::{Chat, Marker, Message, Record, Row, RowKey, Timestamp};
+use platform::event_log::{LogRecord, TopicPartition};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::store::{Fingerprint, Progress};
+
+/// How much of a dead letter's raw bytes is kept.
+const MAX_RAW_BYTES: usize = contract::record::MAX_RAW_BYTES;
+
+/// What one transaction stores.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// The newest of each, sorted by key: sorted writes do not deadlock, and a statement may name a key once only.
+    pub chats: Vec<Chat>,
+    pub messages: Vec<Message>,
+    /// Every distinct version of every message, those that were collapsed too.
+    pub versions: Vec<Message>,
+    pub dead_letters: Vec<DeadLetter>,
+    pub moves: Vec<Move>,
+}
+
+/// A partition's progress as the batch moves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    pub at: TopicPartition,
+    /// Where it must be; `None` if it must not have any progress yet.
+    pub from: Option<u64>,
+    pub to: Progress,
+}
+
+/// A record that is not applied, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// xxh3 of the raw bytes, 16 hex digits: the same content is one dead letter, however often it comes.
+    pub digest: String,
+    pub reason: String,
+    pub detail: String,
+    pub at: TopicPartition,
+    pub offset: u64,
+    pub key: Option<String>,
+    pub raw: String,
+    pub raw_length: u64,
+}
+
+/// What a record of the log says, or that it is a dead letter.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    Row(Row),
+    DeadLetter(DeadLetter),
+    Marker(Marker),
+}
+
+/// Reads a record; whatever it is, it gets a fate.
+pub fn fate(record: &LogRecord) -> Fate {
+    match Record::decode(&record.value, appended_at(record)) {
+        Ok(Record::Message(message)) => Fate::Row(Row::Message(message)),
+        Ok(Record::Chat(chat)) => Fate::Row(Row::Chat(chat)),
+        Ok(Record::Marker(marker)) => Fate::Marker(marker),
+        Ok(Record::Rejected(rejected)) => Fate::DeadLetter(DeadLetter {
+            digest: rejected.raw_digest,
+            reason: rejected.reason,
+            detail: rejected.detail,
+            at: record.at.clone(),
+            offset: record.offset,
+            key: key_text(record),
+            raw: rejected.raw,
+            raw_length: rejected.raw_length,
+        }),
+        Err(invalid) => Fate::DeadLetter(dead_letter(record, invalid.reason(), invalid.to_string())),
+    }
+}
+
+/// A dead letter of this record.
+pub fn dead_letter(record: &LogRecord, reason: &str, detail: String) -> DeadLetter {
+    let raw = &record.value[..record.value.len().min(MAX_RAW_BYTES)];
+    DeadLetter {
+        digest: format!("{:016x}", xxh3_64(&record.value)),
+        reason: reason.to_owned(),
+        detail: storable(&detail),
+        at: record.at.clone(),
+        offset: record.offset,
+        key: key_text(record),
+        raw: storable(&String::from_utf8_lossy(raw)),
+        raw_length: record.value.len() as u64,
+    }
+}
+
+fn key_text(record: &LogRecord) -> Option<String> {
+    record.key.as_ref().map(|key| storable(&String::from_utf8_lossy(key)))
+}
+
+/// Postgres' text refuses U+0000; its visible stand-in is U+2400.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{2400}")
+}
+
+fn appended_at(record: &LogRecord) -> Timestamp {
+    let micros = u64::try_from(record.timestamp_ms).unwrap_or(0).saturating_mul(1000);
+    Timestamp::from_micros(micros).unwrap_or_default()
+}
+
+/// The fingerprint of a record.
+pub fn fingerprint(record: &LogRecord) -> Fingerprint {
+    Fingerprint { timestamp_ms: record.timestamp_ms, key_hash: record.key.as_ref().map_or(0, |key| xxh3_64(key)) }
+}
+
+/// Collapses records with their fates to one batch; `from` is each partition's progress before it.
+///
+/// Records of a partition must be in order.
+pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, Progress>) -> Batch {
+    let mut newest: BTreeMap<RowKey, &Row> = BTreeMap::new();
+    let mut versions: BTreeMap<(&str, &str, &str), &Message> = BTreeMap::new();
+    let mut dead_letters: BTreeMap<&str, &DeadLetter> = BTreeMap::new();
+    let mut moves: BTreeMap<&TopicPartition, Progress> = BTreeMap::new();
+    for (record, fate) in records {
+        match fate {
+            Fate::Row(row) => {
+                if let Row::Message(message) = row {
+                    versions.insert((&message.chat_id, &message.id, message.version.as_str()), message);
+                }
+                let kept = newest.entry(row.key()).or_insert(row);
+                if row.version() > kept.version() {
+                    *kept = row;
+                }
+            }
+            Fate::DeadLetter(letter) => {
+                dead_letters.entry(&letter.digest).or_insert(letter);
+            }
+            Fate::Marker(_) => {}
+        }
+        moves.insert(&record.at, Progress { next_offset: record.offset + 1, last: fingerprint(record) });
+    }
+    let mut batch = Batch {
+        versions: versions.into_values().cloned().collect(),
+        dead_letters: dead_letters.into_values().cloned().collect(),
+        ..Batch::default()
+    };
+    for row in newest.into_values() {
+        match row {
+            Row::Chat(chat) => batch.chats.push(chat.clone()),
+            Row::Message(message) => batch.messages.push(message.clone()),
+        }
+    }
+    batch.moves = moves
+        .into_iter()
+        .map(|(at, to)| Move { at: at.clone(), from: from.get(at).map(|progress| progress.next_offset), to })
+        .collect();
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::{edited, message, record_of};
+
+    fn fates(records: Vec<LogRecord>) -> Vec<(LogRecord, Fate)> {
+        records.into_iter().map(|record| (record.clone(), fate(&record))).collect()
+    }
+
+    #[test]
+    fn a_batch_keeps_the_newest_row_and_every_version() {
+        let at = TopicPartition::new("t", 0);
+        let (old, new) = (message("c", "m", 1), edited(&message("c", "m", 1), 2, "new"));
+        let rows = [&new, &old, &new].map(|row| Record::Message(row.clone()));
+        let records = rows.iter().enumerate().map(|(offset, row)| record_of(&at, offset as u64, row)).collect();
+        let batch = collapse(&fates(records), &BTreeMap::new());
+        assert_eq!(batch.messages, [new.clone()]);
+        assert_eq!(batch.versions, [old, new]);
+        assert_eq!((batch.moves[0].from, batch.moves[0].to.next_offset), (None, 3));
+    }
+
+    #[test]
+    fn garbage_is_a_dead_letter_and_still_moves_progress() {
+        let at = TopicPartition::new("t", 3);
+        let mut garbage = record_of(&at, 7, &Record::Message(message("c", "m", 1)));
+        garbage.value = b"\xff\0".to_vec();
+        let from = BTreeMap::from([(at.clone(), Progress { next_offset: 7, last: Fingerprint::default() })]);
+        let batch = collapse(&fates(vec![garbage]), &from);
+        assert_eq!(batch.dead_letters[0].reason, "bad_utf8");
+        assert!(!batch.dead_letters[0].raw.contains('\0'));
+        assert_eq!((batch.moves[0].from, batch.moves[0].to.next_offset), (Some(7), 8));
+    }
+}

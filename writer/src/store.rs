@@ -1,0 +1,52 @@
+//! What a store of the copy must be able to do.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use platform::event_log::TopicPartition;
+
+use crate::batch::Batch;
+use crate::failure::StoreError;
+
+/// How far a partition is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Every record below this one is applied, superseded or dead-lettered.
+    pub next_offset: u64,
+    pub last: Fingerprint,
+}
+
+/// What tells a record from another one at the same offset of another log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fingerprint {
+    /// The record's timestamp, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// xxh3 of its key; 0 without one.
+    pub key_hash: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// All of it is stored.
+    Whole {
+        /// Rows that were newer than what was stored.
+        newer: u64,
+    },
+    /// Nothing of it is: some partition's progress is not where the batch begins. Another writer has it, or
+    /// the store went back in time.
+    Missed,
+}
+
+/// The copy.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Brings the tables up to date.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// How far each partition of these topics is applied; those without progress are absent.
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError>;
+
+    /// Stores rows, versions, dead letters and progress in ONE transaction, or nothing.
+    async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError>;
+}

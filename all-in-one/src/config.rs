@@ -57,7 +57,7 @@ impl Config {
             source: "external".into(),
             region: "a".into(),
             topic_suffix: String::new(),
-            poll_wait: Duration::from_secs(2),
+            poll_wait: Duration::from_secs(1),
             poll_limit: 500,
             marker_every: Duration::from_secs(1),
         }

@@ -2,7 +2,6 @@
 
 pub mod config;
 pub mod copy;
-pub mod copy_suite;
 pub mod from_log;
 pub mod gate;
 pub mod gate_suite;

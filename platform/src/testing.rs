@@ -80,3 +80,17 @@ pub fn skip(why: &str) {
         let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, line.as_bytes()));
     }
 }
+
+/// A new, empty database on the Postgres that was started for the tests, by its URL.
+///
+/// # Panics
+/// If it cannot be made.
+pub async fn postgres_database() -> Option<crate::config::Secret> {
+    let server = server("CHAT_SYNC_TEST_POSTGRES")?;
+    let name = format!("test{}", unique_suffix().replace('-', "_"));
+    let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&server).await.expect("the test's Postgres");
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::raw_sql(create).execute(&mut admin).await.expect("a database of its own");
+    let (base, _) = server.rsplit_once('/').expect("a URL with a database");
+    Some(crate::config::Secret::new(format!("{base}/{name}")))
+}

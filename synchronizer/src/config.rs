@@ -57,7 +57,7 @@ pub struct Settings {
     pub topic_suffix: String,
     /// How long the source may keep a poll open when there is nothing new. It bounds how old the
     /// knowledge "there is nothing new" may get.
-    #[arg(long, env = "CHAT_SYNC_POLL_WAIT", default_value = "2s", value_parser = whole_seconds)]
+    #[arg(long, env = "CHAT_SYNC_POLL_WAIT", default_value = "1s", value_parser = whole_seconds)]
     pub poll_wait: Duration,
     /// How many changes are asked for at once.
     #[arg(long, env = "CHAT_SYNC_POLL_LIMIT", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -1,1 +1,50 @@
-fn main() {}
+//! What is done to this repository: start the real servers, test, check.
+
+mod check;
+mod deployment;
+mod fetch;
+mod process;
+mod servers;
+mod services;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start or stop a real Kafka, Postgres and Redis for development.
+    Services {
+        #[command(subcommand)]
+        action: Action,
+    },
+    /// Start the real servers, run all tests (or those whose name contains NAME), stop the servers.
+    /// `test deployment` applies `deployment/` to a Kubernetes node instead.
+    Test { name: Option<String> },
+    /// Formatting, clippy, licences and this repository's own rules.
+    Check,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start them on free ports and say where they are.
+    Up,
+    /// Stop what `up` started and remove its data.
+    Down,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Services { action: Action::Up } => services::up(),
+        Task::Services { action: Action::Down } => services::down(),
+        Task::Test { name: Some(name) } if name == "deployment" => deployment::run(),
+        Task::Test { name } => test::run(name.as_deref()),
+        Task::Check => check::run(),
+    }
+}

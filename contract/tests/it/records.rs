@@ -137,7 +137,7 @@ fn all_records_of_a_chat_share_a_partition() {
 }
 
 const PINNED_C1: u32 = 6;
-const PINNED_SLACK: u32 = 0;
+const PINNED_SLACK: u32 = 2;
 
 #[test]
 fn headers_are_cloud_events() {

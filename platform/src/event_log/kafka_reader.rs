@@ -4,7 +4,7 @@
 //! until it was started: the thread keeps it paused, and whatever is still under way from an earlier
 //! position is dropped on the async side by counting the starts of each partition.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,9 @@ impl KafkaReader {
             tell,
             topics: HashMap::new(),
             known: BTreeSet::new(),
-            started: BTreeSet::new(),
+            assigned: BTreeSet::new(),
+            started: BTreeMap::new(),
+            lost: false,
             outbox: VecDeque::new(),
             held: false,
         };
@@ -182,7 +184,12 @@ struct Thread {
     topics: HashMap<String, Arc<str>>,
     /// With [`Sharing::All`]: what was announced.
     known: BTreeSet<TopicPartition>,
-    started: BTreeSet<TopicPartition>,
+    /// With [`Sharing::Group`]: what the group gave us.
+    assigned: BTreeSet<TopicPartition>,
+    /// The started partitions, and where each is read next.
+    started: BTreeMap<TopicPartition, u64>,
+    /// Whether some position was said to be out of range; librdkafka does not say which, and says it once.
+    lost: bool,
     /// What the async side has not taken yet, in order.
     outbox: VecDeque<Told>,
     /// Whether all partitions are paused because the async side is slow.
@@ -208,27 +215,46 @@ impl Thread {
 
     fn turn(&mut self) -> Result<(), Gone> {
         self.poll();
+        let mut starts = Vec::new();
         loop {
             match self.received.try_recv() {
-                Ok(command) => self.obey(command)?,
+                Ok(Command::Commit(positions)) => self.commit(positions),
+                Ok(Command::Start { at, offset, generation }) => {
+                    starts.push(Told::Started { at: at.clone(), generation });
+                    self.begin(at, offset);
+                }
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return Err(Gone),
             }
+        }
+        if !starts.is_empty() {
+            self.assign();
+            self.outbox.extend(starts);
         }
         self.hand_over()
     }
 
     /// One poll: what the group did comes before the records that were polled after it.
     fn poll(&mut self) {
-        let batch = self.poll_batch();
+        let records = self.poll_batch();
         while let Ok(event) = self.rebalances.try_recv() {
             self.started.clear();
+            self.assigned = match &event {
+                Event::Assigned(partitions) => partitions.iter().cloned().collect(),
+                _ => BTreeSet::new(),
+            };
             self.outbox.push_back(Told::Event(event));
         }
-        match batch {
-            Ok(records) if !records.is_empty() => self.outbox.push_back(Told::Event(Event::Records(records))),
-            Ok(_) => {}
-            Err(event) => self.outbox.push_back(Told::Event(event)),
+        for record in &records {
+            if let Some(position) = self.started.get_mut(&record.at) {
+                *position = record.offset + 1;
+            }
+        }
+        if !records.is_empty() {
+            self.outbox.push_back(Told::Event(Event::Records(records)));
+        }
+        if self.lost {
+            self.find_lost();
         }
     }
 
@@ -258,14 +284,14 @@ impl Thread {
 
     fn list_of_started(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for at in &self.started {
+        for at in self.started.keys() {
             list.add_partition(&at.topic, id(at));
         }
         list
     }
 
     /// Waits for the first record, then takes what is there.
-    fn poll_batch(&mut self) -> Result<Vec<LogRecord>, Event> {
+    fn poll_batch(&mut self) -> Vec<LogRecord> {
         let mut records = Vec::new();
         let mut wait = POLL;
         while records.len() < BATCH {
@@ -279,13 +305,7 @@ impl Thread {
                     records.push(log_record(&topic, &message));
                 }
                 Some(Err(error)) => {
-                    // An event among records would overtake them; the error comes again by itself.
-                    if records.is_empty()
-                        && error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset)
-                        && let Some(at) = self.lost_position()
-                    {
-                        return Err(Event::OutOfRange(at));
-                    }
+                    self.lost |= error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
                     tracing::debug!(%error, "Kafka consumer");
                     break;
                 }
@@ -293,77 +313,76 @@ impl Thread {
             }
             wait = Duration::ZERO;
         }
-        Ok(records)
+        records
     }
 
-    /// librdkafka does not say which partition it lost the position of; its watermarks do.
-    fn lost_position(&self) -> Option<TopicPartition> {
-        let positions = self.consumer.position().ok()?;
-        let lost = positions.elements().into_iter().find_map(|element| {
-            let Offset::Offset(offset) = element.offset() else { return None };
-            let (start, end) =
-                self.consumer.fetch_watermarks(element.topic(), element.partition(), Duration::from_secs(2)).ok()?;
-            let outside = offset < start || offset > end;
-            outside
-                .then(|| TopicPartition::new(element.topic(), u32::try_from(element.partition()).unwrap_or_default()))
-        });
-        lost
-    }
-
-    fn obey(&mut self, command: Command) -> Result<(), Gone> {
-        match command {
-            Command::Commit(positions) => {
-                let mut list = TopicPartitionList::new();
-                for (at, offset) in positions {
-                    // Only for people who look: what cannot be committed now will be with the next one.
-                    let _ = list.add_partition_offset(&at.topic, id(&at), kafka_offset(offset));
+    /// Looks for positions that the log does not hold; as long as it cannot be asked, it will be asked again.
+    fn find_lost(&mut self) {
+        let mut lost = Vec::new();
+        for (at, position) in &self.started {
+            match self.consumer.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2)) {
+                Ok((start, end)) => {
+                    let held = u64::try_from(start).unwrap_or(0)..=u64::try_from(end).unwrap_or(u64::MAX);
+                    if !held.contains(position) {
+                        lost.push(at.clone());
+                    }
                 }
-                if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-                    tracing::debug!(%error, "commit");
+                Err(error) => {
+                    tracing::debug!(%error, "looking for lost positions");
+                    return;
                 }
-                Ok(())
             }
-            Command::Start { at, offset, generation } => {
-                self.begin(&at, offset)?;
-                self.started.insert(at.clone());
-                self.outbox.push_back(Told::Started { at, generation });
-                Ok(())
-            }
+        }
+        self.lost = false;
+        for at in lost {
+            self.started.remove(&at);
+            self.outbox.push_back(Told::Event(Event::OutOfRange(at)));
         }
     }
 
-    fn begin(&mut self, at: &TopicPartition, offset: u64) -> Result<(), Gone> {
+    fn commit(&self, positions: Vec<(TopicPartition, u64)>) {
         let mut list = TopicPartitionList::new();
-        let _ = list.add_partition_offset(&at.topic, id(at), kafka_offset(offset));
-        let assigned = self.consumer.assignment().unwrap_or_else(|_| TopicPartitionList::new());
-        if assigned.find_partition(&at.topic, id(at)).is_none() {
-            // With a group, somebody else has it by now.
-            if self.sharing == Sharing::All
-                && let Err(error) = self.consumer.incremental_assign(&list)
-            {
-                tracing::warn!(partition = %at, %error, "cannot assign");
-            }
-            return Ok(());
+        for (at, offset) in positions {
+            // Only for people who look: what cannot be committed now will be with the next one.
+            let _ = list.add_partition_offset(&at.topic, id(&at), kafka_offset(offset));
         }
-        // librdkafka refuses to seek until it has served the assignment, a moment after it was made.
-        while let Err(error) = self.consumer.seek(&at.topic, id(at), kafka_offset(offset), Duration::from_secs(2)) {
-            tracing::debug!(partition = %at, %error, "seek again");
-            if self.tell.is_closed() {
-                return Err(Gone);
-            }
-            let told = self.outbox.len();
-            self.poll();
-            let rebalanced = self.outbox.iter().skip(told).any(|told| matches!(told, Told::Event(Event::Revoked(_))));
-            if rebalanced {
-                return Ok(());
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(%error, "commit");
+        }
+    }
+
+    /// Notes where a partition begins, unless somebody else in the group has it by now.
+    fn begin(&mut self, at: TopicPartition, offset: u64) {
+        let ours = match self.sharing {
+            Sharing::All => true,
+            Sharing::Group => self.assigned.contains(&at),
+        };
+        if ours {
+            self.started.insert(at, offset);
+        }
+    }
+
+    /// Assigns everything anew, each partition at the position that is delivered next. A seek would do for most
+    /// cases, but librdkafka refuses it in a partition whose position was out of range, and for a moment after
+    /// an assignment.
+    fn assign(&self) {
+        let (mut all, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for at in self.assigned.iter().filter(|at| !self.started.contains_key(*at)) {
+            let _ = all.add_partition_offset(&at.topic, id(at), Offset::Beginning);
+            paused.add_partition(&at.topic, id(at));
+        }
+        for (at, offset) in &self.started {
+            let _ = all.add_partition_offset(&at.topic, id(at), kafka_offset(*offset));
+            if self.held {
+                paused.add_partition(&at.topic, id(at));
             }
         }
-        if !self.held
-            && let Err(error) = self.consumer.resume(&list)
-        {
-            tracing::warn!(partition = %at, %error, "cannot resume");
+        let done = self.consumer.assign(&all).and_then(|()| self.consumer.pause(&paused));
+        // Resumed explicitly: librdkafka remembers that they were paused when they were assigned by the group.
+        let done = done.and_then(|()| if self.held { Ok(()) } else { self.consumer.resume(&self.list_of_started()) });
+        if let Err(error) = done {
+            tracing::warn!(%error, "cannot assign partitions");
         }
-        Ok(())
     }
 
     /// Announces partitions that were not there before.

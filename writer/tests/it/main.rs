@@ -1,1 +1,3 @@
+//! The writer on a real Postgres.
 
+mod postgres;

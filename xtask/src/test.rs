@@ -1,0 +1,108 @@
+//! `cargo xtask test`: everything against the real servers, which are started here and stopped here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::bail;
+
+use crate::process::{self, Server, root};
+use crate::servers::{self, Kubernetes};
+
+/// The servers of one run, and what could not be started.
+struct World {
+    variables: Vec<(&'static str, String)>,
+    missing: Vec<String>,
+    _servers: Vec<Server>,
+    _kubernetes: Option<Kubernetes>,
+}
+
+pub fn run(name: Option<&str>) -> anyhow::Result<()> {
+    let started = Instant::now();
+    build()?;
+    let folder = tempfile::Builder::new().prefix("chat-sync-test-").tempdir()?;
+    eprintln!("Starting the real servers in {}", folder.path().display());
+    let world = start(folder.path())?;
+    let skipped = folder.path().join("skipped.txt");
+    let outcome = run_tests(name, &world, &skipped);
+    report(&world, &skipped, started);
+    drop(world);
+    outcome
+}
+
+/// One build for all: the processes that the tests start, and the tests themselves.
+fn build() -> anyhow::Result<()> {
+    eprintln!("Building everything");
+    let started = Instant::now();
+    process::run(Command::new("cargo").current_dir(root()).args([
+        "build",
+        "--workspace",
+        "--bins",
+        "--tests",
+        "--locked",
+    ]))?;
+    eprintln!("  built in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn start(folder: &Path) -> anyhow::Result<World> {
+    let [kafka, postgres, redis] = [servers::kafka(folder)?, servers::postgres(folder)?, servers::redis(folder)?];
+    let chromedriver = servers::chromedriver(folder)?;
+    let mut missing = Vec::new();
+    let mut variables = vec![
+        ("CHAT_SYNC_TEST_KAFKA", format!("127.0.0.1:{}", kafka.port)),
+        ("CHAT_SYNC_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", postgres.port)),
+        ("CHAT_SYNC_TEST_REDIS", format!("redis://127.0.0.1:{}", redis.port)),
+        ("CHAT_SYNC_TEST_CHROMEDRIVER", format!("http://127.0.0.1:{}", chromedriver.port)),
+    ];
+    let kubernetes = servers::kubernetes(folder)?;
+    match &kubernetes {
+        Some(kubernetes) => variables.push(("CHAT_SYNC_TEST_KUBECONFIG", kubernetes.kubeconfig.display().to_string())),
+        None => missing.push("a Kubernetes API: KUBECONFIG names none, and none can be started here".to_owned()),
+    }
+    let slack_log = root().join("../shared/data/slack-log");
+    if slack_log.is_dir() {
+        variables.push(("CHAT_SYNC_TEST_SLACK_LOG", slack_log.display().to_string()));
+    } else {
+        missing.push("the real Slack log: ../shared/data/slack-log is not there".to_owned());
+    }
+    let _servers = vec![kafka, postgres, redis, chromedriver];
+    Ok(World { variables, missing, _servers, _kubernetes: kubernetes })
+}
+
+fn run_tests(name: Option<&str>, world: &World, skipped: &Path) -> anyhow::Result<()> {
+    let required: Vec<&str> = world.variables.iter().map(|(variable, _)| *variable).collect();
+    let mut command = Command::new("cargo");
+    command.current_dir(root()).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(name);
+    command.envs(world.variables.iter().map(|(variable, value)| (variable, value)));
+    command.env("CHAT_SYNC_TEST_REQUIRE", required.join(",")).env("CHAT_SYNC_TEST_SKIPPED", skipped);
+    command.env("CHAT_SYNC_TEST_SCREENSHOTS", screenshots()?);
+    match command.status()? {
+        status if status.success() => Ok(()),
+        status => bail!("tests failed: {status}"),
+    }
+}
+
+fn screenshots() -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/screenshots");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn report(world: &World, skipped: &Path, started: Instant) {
+    eprintln!("Started for this run: {}.", started_names(world));
+    for missing in &world.missing {
+        eprintln!("NOT THERE  {missing}");
+    }
+    eprint!("{}", std::fs::read_to_string(skipped).unwrap_or_default());
+    eprintln!("Screenshots: target/screenshots. All of it took {:.0} s.", started.elapsed().as_secs_f64());
+}
+
+fn started_names(world: &World) -> String {
+    let mut names: Vec<&str> = world._servers.iter().map(|server| server.name).collect();
+    if world._kubernetes.is_some() {
+        names.push("a Kubernetes API");
+    }
+    names.join(", ")
+}

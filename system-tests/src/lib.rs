@@ -1,1 +1,6 @@
+//! What the tests of the whole pipeline share: its processes, a reader like the page, the vendor's API.
 
+pub mod pipeline;
+pub mod process;
+pub mod reader;
+pub mod vendor;

@@ -1,0 +1,162 @@
+//! The pipeline as four processes on the real servers, or as one process on the embedded parts.
+
+use std::path::{Path, PathBuf};
+
+use platform::config::Secret;
+use platform::eventually;
+use platform::testing::{postgres_database, server, unique_suffix};
+use tempfile::TempDir;
+
+use crate::process::{Process, free_port, ready};
+use crate::vendor::Vendor;
+
+/// Four processes with topics, a database and keys of their own.
+pub struct Pipeline {
+    pub external: Process,
+    pub synchronizer: Process,
+    pub writer: Process,
+    pub internal: Process,
+    /// `host:port` of each.
+    pub vendor_address: String,
+    pub internal_address: String,
+    pub synchronizer_address: String,
+    pub writer_address: String,
+    pub database_url: Secret,
+    pub topic_suffix: String,
+    pub kafka: String,
+    pub folder: TempDir,
+}
+
+/// What differs from one pipeline to another.
+#[derive(Default)]
+pub struct Options {
+    /// Slack logs that the vendor plays as fast as it can.
+    pub replay: Vec<PathBuf>,
+    /// Further settings of the synchronizer.
+    pub synchronizer: Vec<(&'static str, String)>,
+}
+
+impl Pipeline {
+    /// Starts all four; `None`, said loudly, without the servers.
+    pub async fn start(options: Options) -> Option<Self> {
+        let (kafka, redis) = (server("CHAT_SYNC_TEST_KAFKA")?, server("CHAT_SYNC_TEST_REDIS")?);
+        let database_url = postgres_database().await?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let topic_suffix = unique_suffix();
+        let address = || format!("127.0.0.1:{}", free_port());
+        let addresses = [address(), address(), address(), address()];
+        let [vendor_address, synchronizer_address, writer_address, internal_address] = addresses;
+        let shared = |listen: (&'static str, &String)| {
+            vec![
+                ("CHAT_SYNC_KAFKA", kafka.clone()),
+                ("CHAT_SYNC_TOPIC_SUFFIX", topic_suffix.clone()),
+                ("CHAT_SYNC_LOG", "info".to_owned()),
+                (listen.0, listen.1.clone()),
+            ]
+        };
+        let external = vendor(folder.path(), &vendor_address, &options.replay);
+        let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
+        variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));
+        variables.extend(options.synchronizer);
+        let synchronizer = Process::start("synchronizer", folder.path(), &variables);
+        let mut variables = shared(("CHAT_SYNC_WRITER_LISTEN", &writer_address));
+        variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{topic_suffix}")));
+        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
+        let writer = Process::start("writer", folder.path(), &variables);
+        let mut variables = shared(("CHAT_SYNC_INTERNAL_LISTEN", &internal_address));
+        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
+        variables.push(("REDIS_URL", redis));
+        let internal = Process::start("internal", folder.path(), &variables);
+        Some(Self {
+            external,
+            synchronizer,
+            writer,
+            internal,
+            vendor_address,
+            internal_address,
+            synchronizer_address,
+            writer_address,
+            database_url,
+            topic_suffix,
+            kafka,
+            folder,
+        })
+    }
+
+    pub async fn ready(&self) {
+        for address in [&self.vendor_address, &self.synchronizer_address, &self.writer_address, &self.internal_address]
+        {
+            ready(address).await;
+        }
+    }
+
+    pub fn vendor(&self) -> Vendor {
+        Vendor::new(&self.vendor_address)
+    }
+
+    pub fn processes(&mut self) -> [&mut Process; 4] {
+        [&mut self.external, &mut self.synchronizer, &mut self.writer, &mut self.internal]
+    }
+}
+
+fn vendor(folder: &Path, address: &str, replay: &[PathBuf]) -> Process {
+    let mut variables = vec![
+        ("CHAT_SYNC_EXTERNAL_LISTEN", address.to_owned()),
+        ("CHAT_SYNC_EXTERNAL_DATABASE", folder.join("external.sqlite").display().to_string()),
+        ("CHAT_SYNC_EXTERNAL_QUIET", "true".to_owned()),
+        ("CHAT_SYNC_LOG", "info".to_owned()),
+    ];
+    variables.extend(replay_variables("CHAT_SYNC_EXTERNAL_REPLAY", "CHAT_SYNC_EXTERNAL_SPEED", replay));
+    Process::start("external", folder, &variables)
+}
+
+fn replay_variables(files: &'static str, speed: &'static str, replay: &[PathBuf]) -> Vec<(&'static str, String)> {
+    if replay.is_empty() {
+        return Vec::new();
+    }
+    let list: Vec<String> = replay.iter().map(|file| file.display().to_string()).collect();
+    vec![(files, list.join(",")), (speed, "max".to_owned())]
+}
+
+/// The embedded mirror as a process of its own.
+pub struct Embedded {
+    pub process: Process,
+    pub vendor_address: String,
+    pub internal_address: String,
+    pub folder: TempDir,
+}
+
+impl Embedded {
+    pub fn start(replay: &[PathBuf]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (external, internal) = (free_port(), free_port());
+        let mut variables = vec![
+            ("CHAT_SYNC_DATA_DIR", folder.path().join("data").display().to_string()),
+            ("CHAT_SYNC_EXTERNAL_PORT", external.to_string()),
+            ("CHAT_SYNC_INTERNAL_PORT", internal.to_string()),
+            ("CHAT_SYNC_QUIET", "true".to_owned()),
+        ];
+        variables.extend(replay_variables("CHAT_SYNC_REPLAY", "CHAT_SYNC_SPEED", replay));
+        let process = Process::start("chat-sync", folder.path(), &variables);
+        let address = |port| format!("127.0.0.1:{port}");
+        Self { process, vendor_address: address(external), internal_address: address(internal), folder }
+    }
+
+    pub async fn ready(&self) {
+        ready(&self.internal_address).await;
+    }
+
+    pub fn vendor(&self) -> Vendor {
+        Vendor::new(&self.vendor_address)
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("data/chat-sync.sqlite")
+    }
+
+    /// Waits until the greeting is printed and gives it.
+    pub async fn greeting(&self) -> String {
+        eventually!(self.process.printed().contains("ready;"), "it says that it is ready");
+        self.process.printed()
+    }
+}

@@ -1,0 +1,115 @@
+//! A process of the pipeline: started, killed, started again, never left behind.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use platform::eventually;
+
+/// One of the workspace's programs with its arguments and settings.
+pub struct Process {
+    program: &'static str,
+    variables: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+/// Where cargo puts the programs: two folders above the test's own.
+fn path_of(program: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.parent().and_then(Path::parent).expect("a folder of programs");
+    let path = folder.join(program);
+    assert!(path.is_file(), "{} is not built; `cargo xtask test` builds it", path.display());
+    path
+}
+
+impl Process {
+    /// Starts the program; what it prints goes to `<folder>/<program>.log`.
+    pub fn start(program: &'static str, folder: &Path, variables: &[(&str, String)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let mut process = Self { program, variables, log: folder.join(format!("{program}.log")), child: None };
+        process.start_again();
+        process
+    }
+
+    /// Starts it with the settings that it had; it must not be running.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "{} is running", self.program);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
+        let mut command = Command::new(path_of(self.program));
+        command.env_clear().envs(self.variables.iter().cloned()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the log file")).stderr(log);
+        self.child = Some(command.spawn().expect("the program starts"));
+    }
+
+    /// Ends it without warning, as `kill -9` does.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// Asks it to end and gives its status.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it is running");
+        signal(child.id(), "TERM");
+        eventually!(child.try_wait().expect("its status"), "{} ends after SIGTERM", self.program)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("it is running").id(), name);
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it is running");
+        eventually!(child.try_wait().expect("its status"), "{} ends by itself", self.program)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("its status").is_none())
+    }
+
+    /// Everything that it printed.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let printed = self.printed();
+            let lines: Vec<&str> = printed.lines().collect();
+            eprintln!("--- the end of {}'s log ---", self.program);
+            for line in &lines[lines.len().saturating_sub(12)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
+    assert!(sent.success(), "kill -{name} {pid}");
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Waits until `http://address/readyz` says 200.
+pub async fn ready(address: &str) {
+    let url = format!("http://{address}/readyz");
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
+    eventually!(
+        client.get(&url).send().await.is_ok_and(|response| response.status().is_success()),
+        "{url} says that it is ready"
+    );
+}

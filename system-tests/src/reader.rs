@@ -1,0 +1,165 @@
+//! A WebSocket client that behaves as the page does, and remembers if anything went backwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use futures::{SinkExt, StreamExt};
+use internal::shown::ShownMessage;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+/// What a reader knows.
+#[derive(Debug, Default, Clone)]
+pub struct Screen {
+    /// By chat, by message.
+    pub messages: BTreeMap<String, BTreeMap<String, ShownMessage>>,
+    /// Titles by chat, as last told.
+    pub chats: BTreeMap<String, Option<String>>,
+    /// Every frame that brought an older version than one that was shown before. Merging hides them from a
+    /// screen; they are counted all the same.
+    pub backwards: Vec<String>,
+    pub heartbeats: Vec<Value>,
+    pub errors: Vec<Value>,
+    pub loads: u64,
+    resume: BTreeMap<String, String>,
+    behind: BTreeSet<String>,
+}
+
+/// Watches every chat that there is, reconnects by itself, resumes.
+pub struct Reader {
+    screen: Arc<Mutex<Screen>>,
+    address: String,
+    task: JoinHandle<()>,
+}
+
+impl Reader {
+    pub fn watch(address: &str) -> Self {
+        let screen = Arc::new(Mutex::new(Screen::default()));
+        let task = tokio::spawn(follow(address.to_owned(), screen.clone()));
+        Self { screen, address: address.to_owned(), task }
+    }
+
+    /// What is on the screen now.
+    pub fn screen(&self) -> Screen {
+        self.screen.lock().expect("the screen").clone()
+    }
+
+    /// The text of a message, if it is on the screen: `Some(None)` when it was deleted.
+    pub fn text(&self, chat: &str, message: &str) -> Option<Option<String>> {
+        let screen = self.screen.lock().expect("the screen");
+        Some(screen.messages.get(chat)?.get(message)?.text.clone())
+    }
+
+    /// Fetches what lies before the loads, as a page does that is scrolled to its top.
+    pub async fn scroll_to_the_beginning(&self) {
+        let chats: Vec<String> = self.screen().messages.into_keys().collect();
+        for chat in chats {
+            let mut before: Option<String> = None;
+            loop {
+                let mut url = format!("http://{}/api/chats/{chat}/messages?limit=200", self.address);
+                url.extend(before.iter().flat_map(|before| ["&before=", before]));
+                let page: Value = reqwest::get(&url).await.expect("an answer").json().await.expect("JSON");
+                let messages: Vec<ShownMessage> = serde_json::from_value(page["messages"].clone()).expect("messages");
+                before = messages.first().map(|oldest| oldest.id.clone());
+                // What is read back from the store may be behind the screen: that is no step backwards.
+                self.screen.lock().expect("the screen").merge(&chat, messages, false);
+                if page["more"] != true {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Screen {
+    fn merge(&mut self, chat: &str, messages: Vec<ShownMessage>, pushed: bool) {
+        let known = self.messages.entry(chat.to_owned()).or_default();
+        for message in messages {
+            match known.get(&message.id) {
+                Some(shown) if shown.version > message.version => {
+                    if pushed {
+                        self.backwards.push(format!("{chat}/{}", message.id));
+                    }
+                }
+                _ => {
+                    known.insert(message.id.clone(), message);
+                }
+            }
+        }
+    }
+
+    /// Takes a frame; gives the chats to subscribe to.
+    fn hear(&mut self, frame: Value) -> Vec<String> {
+        let chat = frame["chat"].as_str().unwrap_or_default().to_owned();
+        let messages = || serde_json::from_value(frame["messages"].clone()).expect("messages");
+        let resume = || frame["resume"].as_str().unwrap_or_default().to_owned();
+        match frame["type"].as_str() {
+            Some("chats") => {
+                let chats = frame["chats"].as_array().expect("chats").iter();
+                let titles = chats.map(|chat| {
+                    (chat["id"].as_str().expect("an id").to_owned(), chat["title"].as_str().map(str::to_owned))
+                });
+                self.chats = titles.collect();
+                return self.chats.keys().cloned().collect();
+            }
+            Some("load") => {
+                self.loads += 1;
+                // A load comes from the store and the ring: it may repeat older rows than were pushed.
+                self.merge(&chat, messages(), false);
+                if frame["behind"] == true {
+                    self.behind.insert(chat.clone());
+                    self.resume.remove(&chat);
+                } else {
+                    self.behind.remove(&chat);
+                    self.resume.insert(chat, resume());
+                }
+            }
+            Some("update") => {
+                self.merge(&chat, messages(), true);
+                if !self.behind.contains(&chat) && self.resume.contains_key(&chat) {
+                    self.resume.insert(chat, resume());
+                }
+            }
+            Some("heartbeat") => self.heartbeats.push(frame),
+            Some("error") => self.errors.push(frame),
+            other => panic!("a frame of no known type: {other:?}"),
+        }
+        Vec::new()
+    }
+}
+
+async fn follow(address: String, screen: Arc<Mutex<Screen>>) {
+    loop {
+        connection(&address, &screen).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// One connection, until it ends.
+async fn connection(address: &str, screen: &Mutex<Screen>) {
+    let Ok((mut socket, _)) = connect_async(format!("ws://{address}/ws")).await else { return };
+    let mut subscribed = BTreeSet::new();
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let frame = serde_json::from_str(&text).expect("JSON");
+        let chats = screen.lock().expect("the screen").hear(frame);
+        for chat in chats {
+            if !subscribed.insert(chat.clone()) {
+                continue;
+            }
+            let resume = screen.lock().expect("the screen").resume.get(&chat).cloned();
+            let frame = json!({ "type": "subscribe", "chat": chat, "resume": resume });
+            if socket.send(Message::text(frame.to_string())).await.is_err() {
+                return;
+            }
+        }
+    }
+}

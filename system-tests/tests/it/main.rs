@@ -1,0 +1,8 @@
+//! The whole pipeline, as its users see it.
+
+mod bad_input;
+mod browser;
+mod copy;
+mod leadership;
+mod protocols;
+mod real_log;

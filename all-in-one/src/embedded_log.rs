@@ -189,7 +189,12 @@ impl EventLog for EmbeddedLog {
 
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
         let held = self.held();
-        Ok(held.iter().filter(|(at, _)| *at.topic == *topic).map(|(at, held)| (at.partition, *held)).collect())
+        let offsets: BTreeMap<u32, Offsets> =
+            held.iter().filter(|(at, _)| *at.topic == *topic).map(|(at, held)| (at.partition, *held)).collect();
+        if offsets.is_empty() {
+            return Err(LogError::Unavailable(format!("there is no topic {topic} yet")));
+        }
+        Ok(offsets)
     }
 
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {

@@ -10,6 +10,13 @@ use crate::topic::{MAX_RECORD_BYTES, partition_of, spread};
 /// How much of a rejected item's raw text is kept, in bytes: 256 KiB.
 pub const MAX_RAW_BYTES: usize = 256 << 10;
 
+/// How much of the explanation for people is kept, in bytes.
+const MAX_DETAIL_BYTES: usize = 1 << 10;
+
+/// The longest id, in bytes: an index entry of Postgres holds a third of its 8 KiB page at most
+/// (PostgreSQL's documentation, "Limits"), and a key has two ids.
+pub const MAX_ID_BYTES: usize = 512;
+
 /// A change further ahead of its record's own timestamp than this is not believed, where the source
 /// has no sequence to order by: one day, in microseconds.
 const MAX_AHEAD_MICROS: u64 = 24 * 3600 * 1_000_000;
@@ -76,6 +83,8 @@ pub enum Invalid {
     BadShape(String),
     #[error("{0} bytes exceed the limit of {MAX_RECORD_BYTES}")]
     TooLarge(usize),
+    #[error("an id of {0} bytes; the limit is {MAX_ID_BYTES}")]
+    LongId(usize),
     #[error("U+0000 in a text, which the store cannot hold")]
     NulCharacter,
     #[error("the version {found} does not match its fields, which make {expected}")]
@@ -96,6 +105,7 @@ impl Invalid {
             Self::UnknownKind(_) => "unknown_kind",
             Self::BadShape(_) => "bad_shape",
             Self::TooLarge(_) => "too_large",
+            Self::LongId(_) => "long_id",
             Self::NulCharacter => "nul_character",
             Self::VersionMismatch { .. } => "version_mismatch",
             Self::ChangedAtMismatch(_) => "changed_at_mismatch",
@@ -187,12 +197,15 @@ impl Record {
     pub fn check(&self, appended_at: Timestamp) -> Result<(), Invalid> {
         match self {
             Self::Message(message) => {
+                short([&message.chat_id, &message.id])?;
+                short(&message.parent_id)?;
                 nul_free(message.texts())?;
                 let row = Row::Message(message.clone());
                 matching(&row, message.expected_version().as_str())?;
                 plausible(&row, message.latest_time(), appended_at)
             }
             Self::Chat(chat) => {
+                short([&chat.id])?;
                 nul_free(chat.texts())?;
                 let row = Row::Chat(chat.clone());
                 matching(&row, chat.expected_version().as_str())?;
@@ -200,6 +213,13 @@ impl Record {
             }
             Self::Rejected(_) | Self::Marker(_) => Ok(()),
         }
+    }
+}
+
+fn short<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Invalid> {
+    match ids.into_iter().find(|id| id.len() > MAX_ID_BYTES) {
+        Some(id) => Err(Invalid::LongId(id.len())),
+        None => Ok(()),
     }
 }
 
@@ -246,6 +266,11 @@ fn classify(text: &str, error: &serde_json::Error) -> Invalid {
     }
 }
 
+fn cut(mut text: String, bytes: usize) -> String {
+    text.truncate((0..=bytes.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0));
+    text
+}
+
 impl Rejected {
     /// Makes the record of an item that could not be understood.
     pub fn new(source: &str, reason: &str, detail: impl Into<String>, raw: &[u8]) -> Self {
@@ -254,7 +279,8 @@ impl Rejected {
         Self {
             source: source.to_owned(),
             reason: reason.to_owned(),
-            detail: detail.into(),
+            // Parsers repeat what they could not read.
+            detail: cut(detail.into(), MAX_DETAIL_BYTES),
             raw: kept,
             raw_length: raw.len() as u64,
             raw_digest: format!("{:016x}", xxh3_64(raw)),

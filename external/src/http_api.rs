@@ -210,19 +210,23 @@ async fn changes(State(app): State<App>, Query(poll): Query<Poll>) -> Answer {
     let wait = Duration::from_secs(poll.wait.unwrap_or(0)).min(MAX_WAIT);
     let vendor = &app.vendor;
     let mut latest = vendor.latest.subscribe();
-    let oldest = store::oldest_change(&vendor.db).await.map_err(Refusal::from)?;
+    let (oldest, last) = store::ends(&vendor.db).await.map_err(Refusal::from)?;
     let after = match &poll.after {
-        None => oldest.map_or(*latest.borrow(), |oldest| oldest - 1),
-        Some(cursor) => vendor.feed.sequence(cursor, oldest, *latest.borrow()).map_err(bad_cursor)?,
+        None => oldest.map_or(last, |oldest| oldest - 1),
+        Some(cursor) => vendor.feed.sequence(cursor, oldest, last).map_err(bad_cursor)?,
     };
-    if *latest.borrow() <= after {
+    if *latest.borrow() <= after && last <= after {
         tokio::select! {
             _ = latest.wait_for(|latest| *latest > after) => {}
             () = tokio::time::sleep(wait) => {}
             () = app.stop.cancelled() => {}
         }
     }
-    let mut rows = store::changes(&vendor.db, after, limit + 1).await.map_err(Refusal::from)?;
+    let (mut rows, oldest) = store::changes(&vendor.db, after, limit + 1).await.map_err(Refusal::from)?;
+    if oldest.is_some_and(|oldest| oldest > after + 1) {
+        // Forgotten while this poll waited.
+        return Err(bad_cursor(BadCursor::Expired));
+    }
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = vendor.feed.cursor(rows.last().map_or(after, |(sequence, _)| *sequence));

@@ -81,17 +81,24 @@ pub(crate) async fn messages(
     Ok((rows.into_iter().map(message_from).collect(), more))
 }
 
-/// The oldest sequence kept, and up to `limit` changes behind `after`, as (sequence, JSON).
-pub(crate) async fn changes(db: &Sqlite, after: i64, limit: u32) -> sqlx::Result<Vec<(i64, String)>> {
-    sqlx::query_as("SELECT sequence, body FROM vendor_changes WHERE sequence > ? ORDER BY sequence LIMIT ?")
+/// Up to `limit` changes behind `after`, as (sequence, JSON), and the oldest sequence kept, from one snapshot.
+pub(crate) async fn changes(db: &Sqlite, after: i64, limit: u32) -> sqlx::Result<(Vec<(i64, String)>, Option<i64>)> {
+    let mut tx = db.read.begin().await?;
+    let rows = sqlx::query_as("SELECT sequence, body FROM vendor_changes WHERE sequence > ? ORDER BY sequence LIMIT ?")
         .bind(after)
         .bind(limit)
-        .fetch_all(&db.read)
-        .await
+        .fetch_all(&mut *tx)
+        .await?;
+    let oldest = sqlx::query_scalar("SELECT min(sequence) FROM vendor_changes").fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok((rows, oldest))
 }
 
-pub(crate) async fn oldest_change(db: &Sqlite) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar("SELECT min(sequence) FROM vendor_changes").fetch_one(&db.read).await
+/// The oldest sequence kept, and the last one given.
+pub(crate) async fn ends(db: &Sqlite) -> sqlx::Result<(Option<i64>, i64)> {
+    sqlx::query_as("SELECT (SELECT min(sequence) FROM vendor_changes), sequence FROM vendor_feed")
+        .fetch_one(&db.read)
+        .await
 }
 
 pub(crate) async fn put_chat(db: &Sqlite, feed: &Feed, chat: Chat) -> sqlx::Result<Chat> {

@@ -19,6 +19,9 @@ use crate::shown::ShownMessage;
 /// How often positions are committed and the list of chats is sent, if it has changed.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How long pushes wait for the store at most, where the gate may have forgotten something.
+const STORE: Duration = Duration::from_millis(500);
+
 /// The consuming side of internal.
 pub struct FromLog {
     topic: Topic,
@@ -135,23 +138,26 @@ impl FromLog {
         let mut offsets = BTreeMap::new();
         let mut positions = Vec::new();
         for at in partitions {
-            if !offsets.contains_key(&at.topic) {
-                offsets.insert(at.topic.clone(), self.offsets(&at.topic).await);
+            if !offsets.contains_key(&at) {
+                let topic = self.offsets(&at).await;
+                offsets.extend(topic.into_iter().map(|(id, held)| (TopicPartition::new(at.topic.clone(), id), held)));
             }
-            let Some(held) = offsets.get(&at.topic).and_then(|topic| topic.get(&at.partition)) else { continue };
+            let Some(held) = offsets.get(&at) else { continue };
             let start = held.end.saturating_sub(self.ring).max(held.start);
-            self.hub.begin_partition(at.clone(), start);
+            self.hub.begin_partition(at.clone(), start, held.end);
             self.partitions.insert(at.clone(), Place { next: start, live_from: held.end });
             positions.push((at, start));
         }
         reader.start(positions).await
     }
 
-    async fn offsets(&self, topic: &str) -> BTreeMap<u32, event_log::Offsets> {
+    /// The topic's offsets, as soon as they can be had and the partition is among them.
+    async fn offsets(&self, at: &TopicPartition) -> BTreeMap<u32, event_log::Offsets> {
         let mut waits = retry::reconnecting();
         loop {
-            match self.log.offsets(topic).await {
-                Ok(offsets) => return offsets,
+            match self.log.offsets(&at.topic).await {
+                Ok(offsets) if offsets.contains_key(&at.partition) => return offsets,
+                Ok(_) => tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await,
                 Err(error) => {
                     self.log_check.waiting(error.to_string());
                     tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
@@ -174,7 +180,7 @@ impl FromLog {
     async fn take(&mut self, records: Vec<LogRecord>) {
         let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
         let mut items = Vec::with_capacity(records.len());
-        let mut updates = Vec::new();
+        let (mut updates, mut positions) = (Vec::new(), BTreeMap::new());
         for record in records {
             let Some(place) = self.partitions.get_mut(&record.at) else { continue };
             place.next = record.offset + 1;
@@ -183,6 +189,7 @@ impl FromLog {
             if let (Item::Message(row), true) = (&item, live) {
                 updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone() });
             }
+            positions.insert(record.at.clone(), record.offset + 1);
             items.push((record.at, record.offset, item));
         }
         // Loads contain them from here on, whatever the gate says.
@@ -191,10 +198,10 @@ impl FromLog {
             // One call of the gate a chat. Positions are kept for each chat, so only the order within one counts.
             updates.sort_by(|a, b| a.row.chat_id.cmp(&b.row.chat_id));
             self.ask(&mut updates).await;
-            let (rows, deliveries) = self.hub.publish(updates);
-            metrics::counter!("chat_sync_pushed_rows_total").increment(rows);
-            metrics::counter!("chat_sync_deliveries_total").increment(deliveries);
         }
+        let (rows, deliveries) = self.hub.publish(updates, positions);
+        metrics::counter!("chat_sync_pushed_rows_total").increment(rows);
+        metrics::counter!("chat_sync_deliveries_total").increment(deliveries);
         let now_ms = i64::try_from(Timestamp::now().micros() / 1000).unwrap_or(i64::MAX);
         metrics::gauge!("chat_sync_internal_lag_seconds").set((now_ms - last_ms).max(0) as f64 / 1000.0);
     }
@@ -259,7 +266,7 @@ impl FromLog {
 
     async fn compare_with_the_copy(&self, updates: &mut [Update], forgotten: &[(String, String)]) {
         // Without the store they are pushed as they are: the page's own merge has the last word.
-        let Ok(stored) = self.copy.stored(forgotten).await else { return };
+        let Ok(Ok(stored)) = tokio::time::timeout(STORE, self.copy.stored(forgotten)).await else { return };
         let stored: BTreeMap<(String, String), ShownMessage> =
             stored.into_iter().map(|row| ((row.chat_id.clone(), row.id.clone()), row)).collect();
         for update in updates {

@@ -121,6 +121,6 @@ async fn web_socket(State(app): State<App>, upgrade: WebSocketUpgrade) -> Respon
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
-        .max_write_buffer_size(8 << 20)
+        .max_write_buffer_size(32 << 20)
         .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, app.stop))
 }

@@ -7,7 +7,7 @@
 //! 3. [`Hub::finish_load`] adds what the ring has beyond those positions, sends the load with its position,
 //!    then what was kept, and the subscription is live.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +27,9 @@ use crate::to_browser::ServerFrame;
 /// Of how many messages the last pushed version is remembered.
 const PUSHED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
 
+/// How many bytes of texts one load brings at most.
+const MAX_LOAD_BYTES: usize = 1 << 20;
+
 pub type ConnectionId = u64;
 
 /// The hub of one pod.
@@ -41,6 +44,8 @@ struct State {
     /// Of the changes topic; 0 until it is known.
     partitions: u32,
     rings: BTreeMap<TopicPartition, Ring>,
+    /// The offsets up to which everything was pushed; the rings may be a batch ahead.
+    published: BTreeMap<TopicPartition, u64>,
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
     pushed: LruCache<(String, String), Version>,
@@ -111,6 +116,7 @@ impl Hub {
             state: Mutex::new(State {
                 partitions: 0,
                 rings: BTreeMap::new(),
+                published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
                 pushed: LruCache::new(PUSHED),
                 chats: HashMap::new(),
@@ -137,14 +143,23 @@ impl Hub {
         self.lock().partitions = partitions;
     }
 
-    /// Begins a partition's ring anew, from this offset.
-    pub fn begin_partition(&self, at: TopicPartition, start: u64) {
-        self.lock().rings.insert(at, Ring::new(self.ring_capacity, start));
+    /// Begins a partition's ring anew, from this offset; what lies before `live_from` will not be pushed, so
+    /// whoever watches a chat in it must load again.
+    pub fn begin_partition(&self, at: TopicPartition, start: u64, live_from: u64) {
+        let mut state = self.lock();
+        for (chat, room) in state.rooms.iter().filter(|(chat, _)| state.partition_of(chat) == at.partition) {
+            for outbox in room.keys().filter_map(|connection| state.connections.get(connection)) {
+                outbox.invalidate(chat);
+            }
+        }
+        state.published.insert(at.clone(), start);
+        state.rings.insert(at, Ring::new(self.ring_capacity, start, live_from));
     }
 
     pub fn drop_partition(&self, at: &TopicPartition) {
         let mut state = self.lock();
         state.rings.remove(at);
+        state.published.remove(at);
         state.fresh.remove(at);
     }
 
@@ -179,11 +194,11 @@ impl Hub {
             state.put_chat(KnownChat { shown, deleted: false });
         }
         state.chats_complete = true;
-        state.chats_changed = true;
     }
 
     /// Pushes rows that are newer than what was pushed before; gives how many rows and how many deliveries.
-    pub fn publish(&self, updates: Vec<Update>) -> (u64, u64) {
+    /// Afterwards everything up to `positions` was pushed.
+    pub fn publish(&self, updates: Vec<Update>, positions: BTreeMap<TopicPartition, u64>) -> (u64, u64) {
         let mut state = self.lock();
         let (mut rows, mut deliveries) = (0, 0);
         for update in updates {
@@ -195,6 +210,7 @@ impl Hub {
             rows += 1;
             deliveries += self.push(&mut state, &update);
         }
+        state.published.extend(positions);
         (rows, deliveries)
     }
 
@@ -215,7 +231,7 @@ impl Hub {
         if !state.rooms.contains_key(chat) {
             return 0;
         }
-        let token = self.token(state, chat, Some((&update.at, update.offset + 1)));
+        let token = Some(self.token(state, chat, &update.at, update.offset + 1));
         let about = About::Update { chat: chat.clone(), message: update.row.id.clone() };
         let frame = ServerFrame::Update { chat, messages: std::slice::from_ref(&update.row), resume: token }.encode();
         let mut deliveries = 0;
@@ -234,10 +250,11 @@ impl Hub {
         deliveries
     }
 
-    /// The position of this chat: the rings' ends, but for the one named.
-    fn token(&self, state: &State, chat: &str, named: Option<(&TopicPartition, u64)>) -> String {
+    /// The position of this chat behind an update: its own offset, and what was pushed of the other topics.
+    fn token(&self, state: &State, chat: &str, own: &TopicPartition, offset: u64) -> String {
         let positions = state.rings_of(chat).map(|(at, ring)| {
-            let offset = named.filter(|(named, _)| *named == at).map_or(ring.end(), |(_, offset)| offset);
+            let pushed = || state.published.get(at).copied().unwrap_or_else(|| ring.start());
+            let offset = if at == own { offset } else { pushed() };
             (at.topic.to_string(), position(ring, offset))
         });
         self.encode_token(chat, state.partition_of(chat), positions.collect())
@@ -302,11 +319,9 @@ impl Hub {
     /// Step 3: the load, then what was kept, then live.
     pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
         let mut state = self.lock();
-        let (merged, beyond, positions, behind) = {
-            let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
-            (plan.window, plan.beyond, plan.positions, plan.behind)
-        };
-        let resume = self.encode_token(chat, state.partition_of(chat), positions);
+        let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
+        let behind = plan.behind;
+        let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
         let Some(outbox) = state.connections.get(&connection).cloned() else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
             return Loaded::Gone;
@@ -315,13 +330,9 @@ impl Hub {
             Subscription::Loading(kept) => kept,
             Subscription::Live => Vec::new(),
         };
-        let load = ServerFrame::Load { chat, messages: &merged, resume: resume.clone(), behind };
+        let load =
+            ServerFrame::Load { chat, messages: &plan.window, outside: &plan.outside, more: plan.more, resume, behind };
         outbox.push(About::Load { chat: chat.to_owned() }, load.encode());
-        for row in &beyond {
-            let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
-            let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume: resume.clone() };
-            outbox.push(about, update.encode());
-        }
         for (about, frame) in kept {
             outbox.push(about, frame);
         }
@@ -335,15 +346,20 @@ impl Hub {
         if judged != Resumed::Exactly {
             return judged;
         }
-        let resume = self.token(&state, chat, None);
         let Some(outbox) = state.connections.get(&connection).cloned() else { return Resumed::Exactly };
+        let mut missed: Vec<&ShownMessage> = Vec::new();
         for (at, ring) in state.rings_of(chat) {
             let from = token.positions.get(&*at.topic).map_or(0, |position| position.offset);
-            for row in ring.rows(chat, from) {
-                let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
-                let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume: resume.clone() };
-                outbox.push(about, update.encode());
-            }
+            missed.extend(ring.rows(chat, from));
+        }
+        let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end())));
+        let resume = self.encode_token(chat, state.partition_of(chat), ends.collect());
+        for (number, row) in missed.iter().enumerate() {
+            let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
+            // Only the last one may claim all of them.
+            let resume = (number + 1 == missed.len()).then(|| resume.clone());
+            let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume };
+            outbox.push(about, update.encode());
         }
         state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
         Resumed::Exactly
@@ -396,7 +412,9 @@ struct Plan {
     /// The chat's last messages, oldest first.
     window: Vec<ShownMessage>,
     /// Newer versions of messages before the window: the store may not have them yet when a page asks for them.
-    beyond: Vec<ShownMessage>,
+    outside: Vec<ShownMessage>,
+    /// Whether there may be messages before the window.
+    more: bool,
     positions: BTreeMap<String, Position>,
     behind: bool,
 }
@@ -409,11 +427,13 @@ fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Pla
     // Until the partitions are known, nothing is known to be complete.
     let mut behind = state.partitions == 0;
     let mut positions = BTreeMap::new();
+    let mut from_ring = HashSet::new();
     for (at, ring) in state.rings_of(chat) {
         let applied = snapshot.progress.get(at).copied().unwrap_or(0);
-        behind |= applied < ring.start();
+        behind |= applied < ring.start() || !ring.is_live();
         positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
         for row in ring.rows(chat, applied) {
+            from_ring.insert(row.id.clone());
             let newest = rows.entry(row.id.clone()).or_insert_with(|| row.clone());
             if row.version > newest.version {
                 *newest = row.clone();
@@ -427,8 +447,27 @@ fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Pla
         Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
         None => 0,
     };
-    let window = all.split_off(before);
-    Plan { window, beyond: all, positions, behind }
+    let mut window = all.split_off(before);
+    let cut = window.len() - fitting(&window);
+    let more = full || cut > 0;
+    // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
+    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(&row.id)).collect();
+    let outside = all.into_iter().chain(cut).collect();
+    Plan { window, outside, more, positions, behind }
+}
+
+/// How many of the last rows fit into one load.
+fn fitting(rows: &[ShownMessage]) -> usize {
+    let mut bytes = 0;
+    let sizes = rows.iter().rev().map(|row| row.text.as_ref().map_or(0, String::len) + 500);
+    // The newest goes along however large it is.
+    sizes
+        .take_while(|size| {
+            bytes += size;
+            bytes <= MAX_LOAD_BYTES
+        })
+        .count()
+        .max(usize::from(!rows.is_empty()))
 }
 
 fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resumed {
@@ -439,7 +478,7 @@ fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resum
     for (at, ring) in state.rings_of(chat) {
         rings += 1;
         let Some(position) = token.positions.get(&*at.topic) else { return Resumed::Impossible };
-        if position.offset > ring.end() {
+        if position.offset > ring.end() || !ring.is_live() {
             ahead = true;
         } else if position.offset < ring.start()
             || ring.marker_before(position.offset).as_deref() != position.marker.as_deref()

@@ -11,6 +11,8 @@ use crate::resume::Token;
 
 /// How long a client that has seen more than this pod waits for the pod.
 const AHEAD: Duration = Duration::from_secs(2);
+/// How long the store may take for one load.
+const STORE: Duration = Duration::from_secs(5);
 const AHEAD_STEP: Duration = Duration::from_millis(50);
 
 /// Runs until the subscription is complete, or nobody waits for it any more.
@@ -30,11 +32,14 @@ pub async fn bring_up_to_date(
     metrics::counter!("chat_sync_loads_total").increment(1);
     hub.begin_load(connection, &chat);
     for wait in retry::backoff(Duration::from_millis(100), Duration::from_secs(1)) {
-        let snapshot = match copy.snapshot(&chat, hub.load_limit()).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
+        let snapshot = match tokio::time::timeout(STORE, copy.snapshot(&chat, hub.load_limit())).await {
+            Ok(Ok(snapshot)) => snapshot,
+            failed => {
+                let error = failed.map_or("no answer in time".to_owned(), |error| {
+                    error.err().map_or(String::new(), |error| error.to_string())
+                });
                 // What the log has is better than nothing; the load will say that it is behind.
-                tracing::warn!(chat.id = chat, %error, "load without the store");
+                tracing::warn!(chat.id = chat, error, "load without the store");
                 Snapshot::default()
             }
         };

@@ -33,7 +33,10 @@ struct Waiting {
     frames: BTreeMap<u64, (About, Utf8Bytes)>,
     places: HashMap<About, u64>,
     bytes: usize,
-    /// Chats whose updates were dropped: they must be loaded anew.
+    /// Chats whose updates were dropped: they must be loaded anew, and until then no update of theirs is taken,
+    /// for its position would claim what was dropped.
+    stale: BTreeSet<String>,
+    /// Those of them that nobody was told of yet.
     reload: BTreeSet<String>,
 }
 
@@ -42,15 +45,36 @@ impl Outbox {
     /// resume position holds for everything before it only.
     pub fn push(&self, about: About, frame: Utf8Bytes) {
         let mut waiting = self.lock();
+        if waiting.bytes + frame.len() > MAX_BYTES {
+            // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
+            waiting.drop_updates();
+        }
+        match &about {
+            About::Update { chat, .. } if waiting.stale.contains(chat) => {
+                drop(waiting);
+                self.wake.notify_one();
+                return;
+            }
+            About::Load { chat } => {
+                waiting.stale.remove(chat);
+                waiting.reload.remove(chat);
+            }
+            _ => {}
+        }
         waiting.remove(&about);
         waiting.bytes += frame.len();
         let place = waiting.next;
         waiting.next += 1;
         waiting.places.insert(about.clone(), place);
         waiting.frames.insert(place, (about, frame));
-        if waiting.bytes > MAX_BYTES {
-            waiting.drop_updates();
-        }
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// What waits of this chat is of no use any more: it must be loaded anew.
+    pub fn invalidate(&self, chat: &str) {
+        let mut waiting = self.lock();
+        waiting.drop_chat(chat);
         drop(waiting);
         self.wake.notify_one();
     }
@@ -69,9 +93,10 @@ impl Outbox {
     /// Takes everything: the frames in order, and the chats that must be loaded anew.
     pub fn take(&self) -> (Vec<Utf8Bytes>, BTreeSet<String>) {
         let mut waiting = self.lock();
-        let taken = std::mem::take(&mut *waiting);
-        waiting.next = taken.next;
-        (taken.frames.into_values().map(|(_, frame)| frame).collect(), taken.reload)
+        waiting.places.clear();
+        waiting.bytes = 0;
+        let frames = std::mem::take(&mut waiting.frames);
+        (frames.into_values().map(|(_, frame)| frame).collect(), std::mem::take(&mut waiting.reload))
     }
 
     fn has_something(&self) -> bool {
@@ -94,19 +119,30 @@ impl Waiting {
     }
 
     fn drop_updates(&mut self) {
-        let dropped: Vec<About> = self
-            .places
-            .keys()
-            .filter(|about| matches!(about, About::Update { .. } | About::Load { .. }))
-            .cloned()
-            .collect();
-        for about in dropped {
-            self.remove(&about);
-            if let About::Update { chat, .. } | About::Load { chat } = about {
-                self.reload.insert(chat);
-            }
+        let chats: BTreeSet<String> = self.places.keys().filter_map(About::chat).map(str::to_owned).collect();
+        for chat in chats {
+            self.drop_chat(&chat);
         }
         metrics::counter!("chat_sync_browser_reloads_total").increment(1);
+    }
+
+    fn drop_chat(&mut self, chat: &str) {
+        let dropped: Vec<About> = self.places.keys().filter(|about| about.chat() == Some(chat)).cloned().collect();
+        for about in dropped {
+            self.remove(&about);
+        }
+        self.stale.insert(chat.to_owned());
+        self.reload.insert(chat.to_owned());
+    }
+}
+
+impl About {
+    /// The chat whose updates or load this is.
+    fn chat(&self) -> Option<&str> {
+        match self {
+            Self::Update { chat, .. } | Self::Load { chat } => Some(chat),
+            Self::Chats | Self::Heartbeat | Self::Error { .. } => None,
+        }
     }
 }
 
@@ -138,7 +174,19 @@ mod tests {
         }
         let (frames, reload) = outbox.take();
         assert!(frames.iter().map(|frame| frame.len()).sum::<usize>() <= MAX_BYTES);
-        assert_eq!(frames[0], "beat");
+        assert!(frames.len() == 1 && frames[0] == "beat", "an update after those that were dropped would claim them");
         assert_eq!(reload, BTreeSet::from(["c".to_owned()]));
+        outbox.push(About::Load { chat: "c".into() }, "load".into());
+        outbox.push(update("1"), "after".into());
+        assert_eq!(outbox.take().0, ["load", "after"]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_by_itself_is_sent_alone() {
+        let outbox = Outbox::default();
+        outbox.push(update("a"), "small".into());
+        outbox.push(About::Load { chat: "d".into() }, "x".repeat(MAX_BYTES + 1).into());
+        let (frames, reload) = outbox.take();
+        assert_eq!((frames.len(), reload), (1, BTreeSet::from(["c".to_owned()])));
     }
 }

@@ -16,6 +16,8 @@ pub struct Ring {
     bytes: usize,
     /// The next offset that is expected.
     end: u64,
+    /// The log's end when reading began: what lies before it is not pushed.
+    live_from: u64,
     /// The name of the last marker that was read.
     marker: Option<Arc<str>>,
 }
@@ -37,9 +39,15 @@ pub enum Item {
 }
 
 impl Ring {
-    /// An empty ring whose first record will be the one at `start` or later.
-    pub fn new(capacity: usize, start: u64) -> Self {
-        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, marker: None }
+    /// An empty ring whose first record will be the one at `start` or later; records before `live_from` are
+    /// remembered, but nobody gets them pushed.
+    pub fn new(capacity: usize, start: u64, live_from: u64) -> Self {
+        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, live_from, marker: None }
+    }
+
+    /// Whether everything after the ring's end will be pushed.
+    pub fn is_live(&self) -> bool {
+        self.end >= self.live_from
     }
 
     pub fn push(&mut self, offset: u64, item: Item) {
@@ -96,7 +104,7 @@ mod tests {
     use crate::gate_suite::{row, version};
 
     fn ring(capacity: usize) -> Ring {
-        let mut ring = Ring::new(capacity, 10);
+        let mut ring = Ring::new(capacity, 10, 10);
         ring.push(10, Item::Message(row("c", "a", &version(1))));
         ring.push(11, Item::Marker("x/1".into()));
         ring.push(12, Item::Message(row("d", "b", &version(1))));
@@ -116,7 +124,8 @@ mod tests {
     fn the_oldest_go_first() {
         let ring = ring(2);
         assert_eq!((ring.start(), ring.end()), (12, 14));
-        assert_eq!(Ring::new(3, 7).start(), 7);
+        assert_eq!(Ring::new(3, 7, 9).start(), 7);
+        assert!(!Ring::new(3, 7, 9).is_live());
     }
 
     #[test]

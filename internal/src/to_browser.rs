@@ -38,11 +38,19 @@ enum ClientFrame {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerFrame<'a> {
-    /// A chat's last messages, oldest first. With `behind`, it may lack some: another load follows, and no
-    /// `resume` counts until it came.
-    Load { chat: &'a str, messages: &'a [ShownMessage], resume: String, behind: bool },
-    /// Newer versions.
-    Update { chat: &'a str, messages: &'a [ShownMessage], resume: String },
+    /// A chat's last messages, oldest first, without a hole; `more` says whether there may be older ones, and
+    /// `outside` holds newer versions of some of those. With `behind`, it may lack some: another load follows, and
+    /// no `resume` counts until it came.
+    Load {
+        chat: &'a str,
+        messages: &'a [ShownMessage],
+        outside: &'a [ShownMessage],
+        more: bool,
+        resume: String,
+        behind: bool,
+    },
+    /// Newer versions. Without `resume`, the position stays what it was.
+    Update { chat: &'a str, messages: &'a [ShownMessage], resume: Option<String> },
     /// All chats; at first and whenever the list changes.
     Chats { chats: Vec<ShownChat> },
     /// Every 2 s. `fresh_as_of` is when the source was last known to be read to its end; `now` is the server's
@@ -93,7 +101,7 @@ impl Browser {
                 },
                 () = outbox.ready() => {
                     let (frames, reload) = outbox.take();
-                    for chat in reload {
+                    for chat in reload.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
                         self.watch(chat, None);
                     }
                     let written = async {

@@ -1,9 +1,8 @@
 // The reader's page. Whatever people wrote reaches it as text nodes only.
 
-import { Copy } from "./copy.js";
+import { Copy, before } from "./copy.js";
 import { Link } from "./link.js";
 
-const LOAD = 50; // messages a load brings at most
 const byId = (id) => document.getElementById(id);
 const list = byId("messages");
 const copies = new Map(); // every chat that was opened, while the page lives: nothing shown gets older
@@ -26,15 +25,28 @@ function element(tag, properties = {}, ...children) {
 
 function hear(frame) {
   if (frame.type === "chats") return drawChats(frame.chats);
-  if (frame.type === "error") return frame.chat === open && notice(frame.message);
   const copy = copies.get(frame.chat);
   if (!copy || frame.type === "heartbeat") return;
-  const changed = frame.type === "load" ? copy.load(frame, LOAD) : copy.update(frame);
+  if (frame.type === "error") {
+    copy.refused = true;
+    return frame.chat === open && notice(frame.message);
+  }
+  const shownFrom = copy.floor;
+  const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
   if (frame.chat !== open) return;
-  if (frame.type === "load") notice(copy.byId.size ? null : "Nothing was written here yet.");
-  else if (copy.byId.size) notice(null);
+  if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
+  else notice(copy.behind ? "Loading …" : "Nothing was written here yet.");
+  if (frame.type === "load") loaded(copy, shownFrom, changed);
+  else draw(changed);
+}
+
+/** After a reconnect, what was shown before the load is fetched again, before anything disappears. */
+async function loaded(copy, shownFrom, changed) {
+  const chat = open;
+  while (shownFrom && copy.floor && before(shownFrom, copy.floor) && !atEnd() && (await fetchOlder(copy)));
+  if (chat !== open) return;
   draw(changed);
-  if (frame.type === "load") jumpToTarget();
+  jumpToTarget();
 }
 
 const WORDS = { live: "live", behind: "behind", idle: "idle", offline: "offline", connecting: "connecting" };
@@ -78,6 +90,12 @@ function drawChats(all) {
   }));
   if (focused) byId("chats").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
   drawTitle();
+  // It was asked for before this pod knew of it.
+  const copy = copies.get(open);
+  if (copy?.refused && chats.some((chat) => chat.id === open)) {
+    copy.refused = false;
+    link.subscribe(open, copy.resume);
+  }
 }
 
 function drawTitle() {
@@ -160,22 +178,29 @@ function drawNews() {
   byId("news").textContent = `${unseen.size} new message${unseen.size === 1 ? "" : "s"} ↓`;
 }
 
-/** Fetches the page before the oldest shown; gives whether there may be more. */
+/** Fetches the page before the oldest that is known without a hole; gives whether there may be more. */
+async function fetchOlder(copy) {
+  const asked = copy.floor;
+  if (copy.complete || !asked) return false;
+  const query = `limit=100&before=${encodeURIComponent(asked.id)}`;
+  const response = await fetch(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
+  if (!response.ok) return false;
+  return copy.older(await response.json(), asked) && !copy.complete;
+}
+
+/** Shows older messages, without a jump; gives whether there may be more. */
 async function older() {
   const copy = copies.get(open);
-  if (!copy || copy.complete || asking || !copy.floor) return false;
+  if (!copy || asking) return false;
   asking = true;
   const chat = open;
   try {
-    const query = `limit=100&before=${encodeURIComponent(copy.floor.id)}`;
-    const response = await fetch(`/api/chats/${encodeURIComponent(chat)}/messages?${query}`);
-    if (!response.ok) return false;
-    copy.older(await response.json());
+    const more = await fetchOlder(copy);
     if (chat !== open) return false;
     const height = list.scrollHeight - list.scrollTop;
     draw([]);
     list.scrollTop = list.scrollHeight - height;
-    return !copy.complete;
+    return more;
   } catch {
     return false; // offline: the next scroll tries again
   } finally {
@@ -196,8 +221,16 @@ async function jumpToTarget() {
 
 // ---- where the reader is ----
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // a mistyped address names no chat, and says so
+  }
+}
+
 function route() {
-  const [chat, message] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [chat, message] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const same = chat && chat === open;
   list.querySelector(".target")?.classList.remove("target");
   target = message || null;
@@ -233,6 +266,7 @@ list.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && open) location.hash = "";
 });
+byId("skip").onclick = () => list.focus();
 byId("news").onclick = () => { list.scrollTop = list.scrollHeight; drawNews(); };
 byId("back").onclick = () => { location.hash = ""; };
 window.onhashchange = route;

@@ -4,7 +4,8 @@
 /** Whether a version is newer than another: greater as a string, for versions have one length. */
 export const newer = (incoming, stored) => incoming > stored;
 
-const before = (a, b) =>
+/** Whether a message stands before another on the page. */
+export const before = (a, b) =>
   a.created_at < b.created_at || (a.created_at === b.created_at && a.id < b.id);
 
 export class Copy {
@@ -26,40 +27,31 @@ export class Copy {
     return changed;
   }
 
-  load({ messages, resume, behind }, limit) {
-    const changed = this.merge(messages);
-    // What lies between this load and what was shown before is not known.
-    const oldest = messages[0] ?? null;
-    const full = messages.length >= limit;
-    const touches = this.floor && oldest && messages.some((message) => message.id === this.newestId);
-    if (!touches || !full) {
-      this.floor = full ? oldest : null;
-      this.complete = !full;
+  /** A load says nothing of what lies before it: that is to be fetched again. */
+  load({ messages, outside, more, resume, behind }) {
+    const changed = [...this.merge(messages), ...this.merge(outside)];
+    if (!behind || !this.floor) {
+      this.floor = messages[0] ?? null;
+      this.complete = !more && !behind;
     }
-    this.noteNewest();
     this.behind = behind;
     this.resume = behind ? null : resume;
     return changed;
   }
 
   update({ messages, resume }) {
-    const changed = this.merge(messages);
-    this.noteNewest();
     // After a load that is behind, no position counts until the next load.
-    if (!this.behind) this.resume = resume;
-    return changed;
+    if (!this.behind && resume) this.resume = resume;
+    return this.merge(messages);
   }
 
-  older({ messages, more }) {
+  /** A page of older messages, asked for when the floor was `asked`; one that comes late is no use. */
+  older({ messages, more }, asked) {
     this.merge(messages);
+    if (this.floor?.id !== asked.id) return false;
     if (messages.length) this.floor = messages[0];
     this.complete = !more;
-  }
-
-  noteNewest() {
-    let newest = null;
-    for (const message of this.byId.values()) if (!newest || before(newest, message)) newest = message;
-    this.newestId = newest?.id;
+    return true;
   }
 
   /** What can be shown without a hole, oldest first. */

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{Marker, Record, Timestamp};
+use contract::{Marker, Record, Rejected, Timestamp};
 use platform::event_log::LogError;
 use platform::health::Check;
 use platform::lifecycle::Stop;
@@ -28,6 +28,8 @@ pub struct Leader {
     incarnation: String,
     markers: u64,
     remembered: Remembered,
+    /// Whether it is known where to go on.
+    begun: bool,
     seen: Seen,
     /// When the source last said that there was no more.
     fresh_as_of: Option<Timestamp>,
@@ -50,6 +52,7 @@ impl Leader {
             incarnation: format!("{}-{:016x}", settings.region, rand::random::<u64>()),
             markers: 0,
             remembered: Remembered::new(None, Instant::now()),
+            begun: false,
             seen: Seen::default(),
             fresh_as_of: None,
         }
@@ -64,6 +67,10 @@ impl Leader {
             () = stop.cancelled() => Ok(()),
             led = self.follow(stop) => led,
         }?;
+        // Before it began it knows nothing to claim, and would put an empty cursor over a good checkpoint.
+        if !self.begun {
+            return Ok(());
+        }
         self.claim().await.map_err(anyhow::Error::from).or_else(|error| {
             tracing::warn!(%error, "no last claim; the next leader reads a little again");
             Ok(())
@@ -72,6 +79,7 @@ impl Leader {
 
     async fn follow(&mut self, stop: &Stop) -> anyhow::Result<()> {
         self.begin().await;
+        self.begun = true;
         let mut ticks = tokio::time::interval(self.settings.marker_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waits = source_waits();
@@ -132,11 +140,7 @@ impl Leader {
     async fn take(&mut self, asked: Timestamp, page: Page) {
         self.source_check.ready("answers");
         let now = Timestamp::now();
-        let records: Vec<Record> = page
-            .items
-            .iter()
-            .map(|item| translate::from_feed(&self.settings.source, page.generation, item, now))
-            .collect();
+        let records: Vec<Record> = page.items.iter().map(|item| self.translate(page.generation, item, now)).collect();
         metrics::counter!("chat_sync_changes_polled_total").increment(records.len() as u64);
         self.append_new(records).await;
         self.remembered.advance(page.next, Instant::now());
@@ -155,10 +159,7 @@ impl Leader {
             return;
         }
         let started = Instant::now();
-        let mut waits = retry::reconnecting();
-        while let Err(error) = self.to_log.append(&records).await {
-            self.wait_for_log(&error, &mut waits).await;
-        }
+        self.append_all(records.clone()).await;
         self.log_check.ready("appends");
         metrics::histogram!("chat_sync_append_seconds").record(started.elapsed().as_secs_f64());
         for record in &records {
@@ -174,10 +175,52 @@ impl Leader {
         }
     }
 
-    /// Lists everything that the source has and appends it. The cursor stays: what changes meanwhile is in the
-    /// feed behind it.
+    /// Waits for the log as long as it takes; a record that the log refuses for what it is becomes a rejected one.
+    async fn append_all(&self, records: Vec<Record>) {
+        let (mut parts, mut waits) = (vec![records], retry::reconnecting());
+        while let Some(mut part) = parts.pop() {
+            match self.to_log.append(&part).await {
+                Ok(()) => waits = retry::reconnecting(),
+                Err(LogError::Refused(_)) if part.len() > 1 => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
+                Err(LogError::Refused(why)) if !matches!(part[..], [Record::Rejected(_)]) => {
+                    let source = &self.settings.source;
+                    let rejected =
+                        part.iter().map(|record| Rejected::new(source, "refused_by_log", &*why, &record.encode()));
+                    parts.push(rejected.map(Record::Rejected).collect());
+                }
+                Err(error) => {
+                    parts.push(part);
+                    self.wait_for_log(&error, &mut waits).await;
+                }
+            }
+        }
+    }
+
+    /// Lists everything that the source has and appends it, then goes on behind the feed's present end of what it
+    /// still had before the listing: a row that changes after it was listed is behind that cursor.
     async fn backfill(&mut self) {
         tracing::info!("listing everything that the source has");
+        let mut waits = source_waits();
+        let next = loop {
+            match self.source.poll(None).await {
+                Outcome::Answered(page) => {
+                    let now = Timestamp::now();
+                    let records = page.items.iter().map(|item| self.translate(page.generation, item, now)).collect();
+                    self.append_new(records).await;
+                    break page.next;
+                }
+                other => self.sleep_for_source(&other, &mut waits).await,
+            }
+        };
+        self.list_all().await;
+        self.remembered = Remembered::new(Some(next), Instant::now());
+    }
+
+    async fn list_all(&mut self) {
         let (mut at, mut waits) = (None, source_waits());
         loop {
             match self.source.list(at.clone()).await {
@@ -195,13 +238,19 @@ impl Leader {
                         None => return,
                     }
                 }
-                other => {
-                    let (why, wait) = reason_and_wait(&other, &mut waits);
-                    self.source_check.waiting(why);
-                    tokio::time::sleep(wait).await;
-                }
+                other => self.sleep_for_source(&other, &mut waits).await,
             }
         }
+    }
+
+    async fn sleep_for_source<T>(&self, outcome: &Outcome<T>, waits: &mut (impl Iterator<Item = Duration> + Send)) {
+        let (why, wait) = reason_and_wait(outcome, waits);
+        self.source_check.waiting(why);
+        tokio::time::sleep(wait).await;
+    }
+
+    fn translate(&self, generation: u32, item: &serde_json::value::RawValue, now: Timestamp) -> Record {
+        translate::from_feed(&self.settings.source, generation, item, now)
     }
 
     async fn wait_for_source(
@@ -213,7 +262,6 @@ impl Leader {
         if let Outcome::CursorExpired(why) = &outcome {
             tracing::warn!(why, "the cursor has expired");
             self.backfill().await;
-            self.remembered = Remembered::new(None, Instant::now());
             return;
         }
         let (why, wait) = reason_and_wait(&outcome, waits);
@@ -271,10 +319,11 @@ fn reason_and_wait<T>(outcome: &Outcome<T>, waits: &mut impl Iterator<Item = Dur
     let wait = waits.next().unwrap_or(Duration::from_secs(10));
     match outcome {
         Outcome::RateLimited { scope, retry_after } => {
-            (format!("rate-limited ({scope}), waiting {} s", retry_after.as_secs()), *retry_after)
+            let wait = wait.max(*retry_after);
+            (format!("rate-limited ({scope}), waiting {} s", wait.as_secs()), wait)
         }
         Outcome::Unauthorized(why) => (format!("not allowed: {why}"), Duration::from_secs(10)),
-        Outcome::Unavailable(why) | Outcome::CursorExpired(why) => (why.clone(), wait),
+        Outcome::Unavailable(why) | Outcome::CursorExpired(why) | Outcome::Gone(why) => (why.clone(), wait),
         Outcome::Answered(_) => ("answers".into(), Duration::ZERO),
     }
 }
@@ -284,6 +333,7 @@ fn count_poll(outcome: &Outcome<Page>, took: Duration) {
         Outcome::Answered(_) => "answered",
         Outcome::RateLimited { .. } => "rate_limited",
         Outcome::CursorExpired(_) => "cursor_expired",
+        Outcome::Gone(_) => "gone",
         Outcome::Unauthorized(_) => "unauthorized",
         Outcome::Unavailable(_) => "unavailable",
     };

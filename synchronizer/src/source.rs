@@ -25,6 +25,8 @@ pub enum Outcome<T> {
     },
     /// The cursor is too old, or of an earlier generation, or not known any more.
     CursorExpired(String),
+    /// What was asked for is not there, or not any more.
+    Gone(String),
     Unauthorized(String),
     /// Anything that may pass by itself.
     Unavailable(String),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
-use platform::event_log::{EventLog, LogError, NewRecord, TopicSpec};
+use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, TopicSpec};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
@@ -77,8 +77,12 @@ impl ToLog {
     /// [`LogError`].
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, LogError> {
         let key = Checkpoint::key(&self.source, &self.region);
-        let records = self.log.tail(&self.topics.checkpoints, u64::MAX).await?;
-        let ours = records.into_iter().rev().find(|record| record.key.as_deref() == Some(key.as_bytes()));
+        let is_ours = |record: &LogRecord| record.key.as_deref() == Some(key.as_bytes());
+        // Ours is written every second, so it is near the end, unless this region has been away for long.
+        let mut ours = self.log.tail(&self.topics.checkpoints, 1000).await?.into_iter().rfind(is_ours);
+        if ours.is_none() {
+            ours = self.log.tail(&self.topics.checkpoints, u64::MAX).await?.into_iter().rfind(is_ours);
+        }
         let Some(record) = ours else { return Ok(None) };
         match serde_json::from_slice(&record.value) {
             Ok(checkpoint) => Ok(Some(checkpoint)),

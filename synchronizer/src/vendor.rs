@@ -100,13 +100,20 @@ impl Vendor {
         query.extend(at.before.clone().map(|before| ("before", before)));
         match self.get::<Messages>(&["chats", &chat, "messages"], &query, PATIENCE).await {
             Outcome::Answered(page) => {
-                let oldest = page.messages.first().and_then(|oldest| serde_json::from_str::<Id>(oldest.get()).ok());
+                let mut ids = page.messages.iter().filter_map(|message| serde_json::from_str::<Id>(message.get()).ok());
+                // The oldest whose id can be read: a page may begin with a malformed item.
+                let oldest = ids.next();
                 let next = match oldest.filter(|_| page.more) {
                     Some(oldest) => Some(ListCursor { before: Some(oldest.id), ..at }),
                     None => at.next_chat(),
                 };
                 let items = page.messages.into_iter().map(|message| (ItemKind::Message, message)).collect();
                 Outcome::Answered(Listing { generation: page.generation, items, next })
+            }
+            Outcome::Gone(why) => {
+                // It vanished between the list of chats and now.
+                tracing::warn!(chat.id = chat, why, "a chat cannot be listed; passing on");
+                Outcome::Answered(Listing { generation: 0, items: Vec::new(), next: at.next_chat() })
             }
             other => other.without_answer(),
         }
@@ -132,6 +139,7 @@ impl<T> Outcome<T> {
             Self::Answered(_) => Outcome::Unavailable("an answer where none was expected".into()),
             Self::RateLimited { scope, retry_after } => Outcome::RateLimited { scope, retry_after },
             Self::CursorExpired(why) => Outcome::CursorExpired(why),
+            Self::Gone(why) => Outcome::Gone(why),
             Self::Unauthorized(why) => Outcome::Unauthorized(why),
             Self::Unavailable(why) => Outcome::Unavailable(why),
         }
@@ -178,6 +186,7 @@ async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
         StatusCode::TOO_MANY_REQUESTS => Outcome::RateLimited { scope: code, retry_after },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Unauthorized(why),
         _ if code == "cursor_expired" || code == "bad_cursor" => Outcome::CursorExpired(why),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Outcome::Gone(why),
         _ => Outcome::Unavailable(why),
     }
 }

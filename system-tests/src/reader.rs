@@ -114,6 +114,8 @@ impl Screen {
                 self.loads += 1;
                 // A load comes from the store and the ring: it may repeat older rows than were pushed.
                 self.merge(&chat, messages(), false);
+                let outside = serde_json::from_value(frame["outside"].clone()).expect("messages");
+                self.merge(&chat, outside, false);
                 if frame["behind"] == true {
                     self.behind.insert(chat.clone());
                     self.resume.remove(&chat);
@@ -124,7 +126,7 @@ impl Screen {
             }
             Some("update") => {
                 self.merge(&chat, messages(), true);
-                if !self.behind.contains(&chat) && self.resume.contains_key(&chat) {
+                if frame["resume"].is_string() && !self.behind.contains(&chat) && self.resume.contains_key(&chat) {
                     self.resume.insert(chat, resume());
                 }
             }

@@ -54,6 +54,13 @@ pub enum Fate {
     Marker(Marker),
 }
 
+impl Fate {
+    /// Whether it can still become a dead letter.
+    pub fn is_row(&self) -> bool {
+        matches!(self, Self::Row(_))
+    }
+}
+
 /// Reads a record; whatever it is, it gets a fate.
 pub fn fate(record: &LogRecord) -> Fate {
     match Record::decode(&record.value, appended_at(record)) {

@@ -1,6 +1,6 @@
 //! Reads the log and decides what is stored when; every record meets one fate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use crate::batch::{Fate, collapse, dead_letter, fate, fingerprint};
 use crate::config::Settings;
 use crate::failure::StoreError;
 use crate::store::{Applied, Fingerprint, Progress, Store};
+
+/// How long a transaction may take; past it the server may be gone without a word. Whether it was committed
+/// after all, the compare-and-set of the next try tells.
+const TRANSACTION: Duration = Duration::from_secs(35);
 
 /// The consuming side of the writer.
 pub struct FromLog {
@@ -128,7 +132,12 @@ impl FromLog {
     async fn apply(&mut self, reader: &mut dyn Reader, records: Vec<LogRecord>) -> Result<(), LogError> {
         let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
         let mut fated = Vec::with_capacity(records.len());
+        let mut replaced = BTreeSet::new();
         for record in records {
+            // Of a log that was replaced, nothing counts before it is read from its start.
+            if replaced.contains(&record.at) {
+                continue;
+            }
             match self.place(&record) {
                 Place::Next => {
                     let fate = fate(&record);
@@ -136,11 +145,12 @@ impl FromLog {
                 }
                 Place::Passed => {}
                 Place::Replaced => {
-                    let at = record.at.clone();
-                    fated.retain(|(kept, _): &Fated| kept.at != at);
-                    self.begin_again(reader, at).await?;
+                    replaced.insert(record.at);
                 }
             }
+        }
+        for at in replaced {
+            self.begin_again(reader, at).await?;
         }
         if self.store_all(fated).await.is_err() {
             metrics::counter!("chat_sync_writer_lost_places_total").increment(1);
@@ -181,7 +191,7 @@ impl FromLog {
             match self.store(&part).await {
                 Ok(true) => waits = retry::reconnecting(),
                 Ok(false) => return Err(LostPlace),
-                Err(StoreError::Data(why)) if part.len() == 1 => {
+                Err(StoreError::Data(why) | StoreError::Saturated(why)) if part.len() == 1 && part[0].1.is_row() => {
                     part[0].1 = Fate::DeadLetter(dead_letter(&part[0].0, "refused_by_store", why));
                     waiting.push(part);
                 }
@@ -205,7 +215,8 @@ impl FromLog {
             self.partitions.iter().filter_map(|(at, partition)| Some((at.clone(), partition.progress?))).collect();
         let batch = collapse(fated, &from);
         let started = std::time::Instant::now();
-        match self.store.apply(&batch).await? {
+        let applied = tokio::time::timeout(TRANSACTION, self.store.apply(&batch)).await;
+        match applied.unwrap_or_else(|_| Err(StoreError::Transient(format!("no answer within {TRANSACTION:?}"))))? {
             Applied::Missed => Ok(false),
             Applied::Whole { newer } => {
                 self.store_check.ready("answers");
@@ -243,7 +254,10 @@ impl FromLog {
         let mut waits = retry::reconnecting();
         loop {
             match self.log.offsets(&at.topic).await {
-                Ok(offsets) => return offsets.get(&at.partition).map_or(0, |held| held.start),
+                Ok(offsets) => match offsets.get(&at.partition) {
+                    Some(held) => return held.start,
+                    None => tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await,
+                },
                 Err(error) => {
                     self.log_check.waiting(error.to_string());
                     tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;

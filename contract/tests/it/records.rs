@@ -113,6 +113,9 @@ fn every_kind_of_garbage_has_its_own_reason() {
     assert_eq!(reason(b"{\"kind\":\"message\",\"id\":7}"), "bad_shape");
     assert_eq!(reason(&vec![b' '; (4 << 20) + 1]), "too_large");
     let mut nul = message();
+    nul.id = "x".repeat(513);
+    assert_eq!(reason(&Record::Message(nul.clone().stamped()).encode()), "long_id");
+    nul.id = "m1".into();
     nul.text = Some("a\0b".into());
     assert_eq!(reason(&Record::Message(nul.stamped()).encode()), "nul_character");
 }
@@ -123,6 +126,8 @@ fn a_rejected_item_is_kept_raw_but_bounded() {
     let rejected = Rejected::new("vendor", "too_large", "", raw.as_bytes());
     assert_eq!((rejected.raw.len(), rejected.raw_length), (256 << 10, 300 << 10));
     assert_eq!(rejected.raw_digest.len(), 16);
+    let chatty = Rejected::new("vendor", "malformed", "ä".repeat(5000), b"{}");
+    assert_eq!(chatty.detail.len(), 1024);
     let odd = Rejected::new("vendor", "malformed", "", b"\xff\0");
     assert!(!odd.raw.contains('\0'));
 }

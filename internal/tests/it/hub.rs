@@ -26,7 +26,7 @@ fn world(ring: u64, start: u64) -> World {
     let hub = Hub::new(&internal::Settings { ring, ..settings(String::new()) });
     let at = TopicPartition::new("chat-changes", 0);
     hub.set_partitions(1);
-    hub.begin_partition(at.clone(), start);
+    hub.begin_partition(at.clone(), start, start);
     let outbox = Arc::new(Outbox::default());
     let browser = hub.connect(outbox.clone());
     outbox.take();
@@ -49,7 +49,12 @@ impl World {
 
     fn arrive(&mut self, row: &ShownMessage) {
         let update = self.append(row);
-        self.hub.publish(vec![update]);
+        self.push(update);
+    }
+
+    fn push(&self, update: Update) {
+        let positions = BTreeMap::from([(self.at.clone(), update.offset + 1)]);
+        self.hub.publish(vec![update], positions);
     }
 
     fn snapshot(&self, messages: &[&ShownMessage], applied: u64) -> Snapshot {
@@ -113,7 +118,7 @@ fn v2_a_record_that_the_ring_has_but_that_is_not_pushed_yet_is_in_the_load() {
     let update = world.append(&first);
     world.hub.begin_load(world.browser, "c");
     world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
-    world.hub.publish(vec![update]);
+    world.push(update);
     let sent = world.sent();
     assert_eq!(sent[0].1, versions(&[&first]));
     assert_eq!(sent[1].0, "update");
@@ -149,7 +154,7 @@ fn a_store_further_behind_than_the_ring_reaches_is_said_and_made_good() {
 }
 
 #[test]
-fn an_edit_of_a_message_before_the_window_comes_behind_the_load() {
+fn an_edit_of_a_message_before_the_window_comes_with_the_load() {
     let mut world = world(1000, 0);
     let shown: Vec<_> = (0..50)
         .map(|number| ShownMessage {
@@ -162,9 +167,9 @@ fn an_edit_of_a_message_before_the_window_comes_behind_the_load() {
     world.hub.begin_load(world.browser, "c");
     let stored: Vec<&ShownMessage> = shown.iter().collect();
     world.hub.finish_load(world.browser, "c", world.snapshot(&stored, 0));
-    let sent = world.sent();
-    assert_eq!((sent[0].0.as_str(), sent[0].1.len()), ("load", 50));
-    assert_eq!((sent[1].0.as_str(), &sent[1].1), ("update", &versions(&[&edit])));
+    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    assert_eq!((frame["messages"].as_array().unwrap().len(), frame["more"].as_bool()), (50, Some(true)));
+    assert_eq!(frame["outside"][0]["version"], edit.version.as_str());
 }
 
 #[test]
@@ -211,4 +216,64 @@ fn v4_a_token_that_cannot_be_answered_exactly_is_not_answered() {
     assert_eq!(resume(&Token { chat: "d".into(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(resume(&Token { positions: BTreeMap::new(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(Token::decode("forged"), None);
+}
+
+#[test]
+fn v2_a_pod_that_has_not_caught_up_calls_no_load_complete() {
+    let hub = Hub::new(&internal::Settings { ring: 100, ..settings(String::new()) });
+    let at = TopicPartition::new("chat-changes", 0);
+    hub.set_partitions(1);
+    // What lies before offset 2 will not be pushed.
+    hub.begin_partition(at.clone(), 0, 2);
+    let outbox = Arc::new(Outbox::default());
+    let mut world = World { hub, at, browser: 0, outbox, next: 0 };
+    world.browser = world.hub.connect(world.outbox.clone());
+    world.hub.begin_load(world.browser, "c");
+    assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0)), Loaded::Behind);
+    let row = row("c", "m", &version(1));
+    world.append(&row);
+    world.append(&row);
+    assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0)), Loaded::Complete);
+    assert_eq!(world.sent().pop().unwrap().1, versions(&[&row]));
+}
+
+#[test]
+fn v4_of_several_missed_rows_only_the_last_moves_the_position() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    let token = world.sent().pop().unwrap().2.unwrap();
+    world.hub.unsubscribe(world.browser, "c");
+    (1..4).for_each(|number| world.arrive(&row("c", &format!("m{number}"), &version(number))));
+    world.hub.resume(world.browser, "c", &token);
+    let positions: Vec<_> = world.sent().into_iter().map(|(_, _, token)| token.is_some()).collect();
+    assert_eq!(positions, [false, false, true]);
+}
+
+#[test]
+fn v4_a_position_claims_nothing_that_another_topic_has_not_pushed_yet() {
+    let mut world = world(100, 0);
+    let mirror = TopicPartition::new("b.chat-changes", 0);
+    world.hub.begin_partition(mirror.clone(), 0, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.sent();
+    let local = world.append(&row("c", "m", &version(1)));
+    let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)) };
+    world.hub.append([(mirror, 0, Item::Message(mirrored.row.clone()))]);
+    world.push(local);
+    let token = world.sent().pop().unwrap().2.unwrap();
+    assert_eq!(token.positions["b.chat-changes"].offset, 0);
+}
+
+#[test]
+fn a_partition_that_begins_anew_has_its_watchers_load_again() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.arrive(&row("c", "m", &version(1)));
+    world.hub.begin_partition(world.at.clone(), 50, 60);
+    let (frames, reload) = world.outbox.take();
+    assert!(!frames.iter().any(|frame| frame.contains("\"load\"") || frame.contains("update")));
+    assert_eq!(reload.into_iter().collect::<Vec<_>>(), ["c"]);
 }

@@ -1,7 +1,7 @@
 //! Kafka as the event log, through librdkafka.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,7 +29,7 @@ const MAX_MESSAGE_BYTES: &str = "8388608";
 #[derive(Clone)]
 pub struct Kafka {
     brokers: String,
-    producer: FutureProducer,
+    producer: Arc<RwLock<FutureProducer>>,
 }
 
 impl Kafka {
@@ -38,7 +38,12 @@ impl Kafka {
     /// # Errors
     /// If librdkafka refuses the settings.
     pub fn new(brokers: &str) -> Result<Self, LogError> {
-        let producer = client(brokers)
+        let producer = Arc::new(RwLock::new(Self::new_producer(brokers)?));
+        Ok(Self { brokers: brokers.to_owned(), producer })
+    }
+
+    fn new_producer(brokers: &str) -> Result<FutureProducer, LogError> {
+        client(brokers)
             .set("acks", "all")
             .set("enable.idempotence", "true")
             // The default of 5 ms is most of an idle pipeline's latency.
@@ -47,8 +52,36 @@ impl Kafka {
             // Past this the caller begins again from its last checkpoint, which is safe.
             .set("message.timeout.ms", "10000")
             .create()
-            .map_err(unavailable)?;
-        Ok(Self { brokers: brokers.to_owned(), producer })
+            .map_err(unavailable)
+    }
+
+    fn producer(&self) -> FutureProducer {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An idempotent producer that met a fatal error (the broker lost what it had acknowledged) never works again.
+    fn replace_if_broken(&self, producer: &FutureProducer) {
+        let Some((code, why)) = producer.client().fatal_error() else { return };
+        tracing::error!(%code, why, "the producer is broken; making a new one");
+        match Self::new_producer(&self.brokers) {
+            Ok(new) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = new,
+            Err(error) => tracing::error!(%error, "no new producer"),
+        }
+    }
+
+    async fn append_with(&self, producer: &FutureProducer, records: &[NewRecord]) -> Result<(), LogError> {
+        let mut deliveries = Vec::with_capacity(records.len());
+        for record in records {
+            deliveries.push(enqueue(producer, record).await?);
+        }
+        for delivery in deliveries {
+            match delivery.await {
+                Ok(Ok(_)) => {}
+                Ok(Err((error, _))) => return Err(classify(&error)),
+                Err(_) => return Err(LogError::Unavailable("the producer was closed".into())),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn consumer_config(brokers: &str, group: &str) -> ClientConfig {
@@ -72,7 +105,7 @@ impl Kafka {
         &self,
         question: impl FnOnce(&FutureProducer) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
-        let producer = self.producer.clone();
+        let producer = self.producer();
         tokio::task::spawn_blocking(move || question(&producer)).await.map_err(unavailable)?
     }
 }
@@ -112,18 +145,12 @@ impl EventLog for Kafka {
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        let mut deliveries = Vec::with_capacity(records.len());
-        for record in &records {
-            deliveries.push(enqueue(&self.producer, record).await?);
+        let producer = self.producer();
+        let appended = self.append_with(&producer, &records).await;
+        if appended.is_err() {
+            self.replace_if_broken(&producer);
         }
-        for delivery in deliveries {
-            match delivery.await {
-                Ok(Ok(_)) => {}
-                Ok(Err((error, _))) => return Err(classify(&error)),
-                Err(_) => return Err(LogError::Unavailable("the producer was closed".into())),
-            }
-        }
-        Ok(())
+        appended
     }
 
     async fn read(&self, topic: Topic, group: &str, sharing: Sharing) -> Result<Box<dyn Reader>, LogError> {
@@ -145,7 +172,8 @@ fn new_topic<'a>(topic: &'a TopicSpec, retention: &'a str, bytes: &'a str) -> Ne
     let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
     let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1)).set("max.message.bytes", bytes);
     if topic.compacted {
-        new.set("cleanup.policy", "compact")
+        // The active segment is never compacted; the default of a week makes a small topic long to read.
+        new.set("cleanup.policy", "compact").set("segment.ms", "60000")
     } else {
         new.set("cleanup.policy", "delete").set("retention.ms", retention)
     }
@@ -185,7 +213,7 @@ fn partitions(producer: &FutureProducer, topic: &str) -> Result<Option<u32>, Log
 }
 
 fn offsets(producer: &FutureProducer, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
-    let count = partitions(producer, topic)?.unwrap_or(0);
+    let count = partitions(producer, topic)?.ok_or_else(|| unavailable(format!("there is no topic {topic} yet")))?;
     let mut all = BTreeMap::new();
     for partition in 0..count {
         let id = i32::try_from(partition).unwrap_or(i32::MAX);

@@ -84,8 +84,9 @@ fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
 pub(super) struct KafkaReader {
     commands: mpsc::Sender<Command>,
     told: async_mpsc::Receiver<Told>,
-    /// Of each assigned partition: how often it was started, and whether the thread has done so yet.
+    /// Of each started partition: which start it was, and whether the thread has done so yet.
     starts: HashMap<TopicPartition, (u64, bool)>,
+    generation: u64,
 }
 
 impl KafkaReader {
@@ -119,7 +120,7 @@ impl KafkaReader {
             held: false,
         };
         std::thread::Builder::new().name("kafka-reader".into()).spawn(move || thread.run()).map_err(unavailable)?;
-        Ok(Self { commands, told, starts: HashMap::new() })
+        Ok(Self { commands, told, starts: HashMap::new(), generation: 0 })
     }
 
     fn accept(&mut self, told: Told) -> Option<Event> {
@@ -159,9 +160,11 @@ impl Reader for KafkaReader {
 
     async fn start(&mut self, positions: Vec<(TopicPartition, u64)>) -> Result<(), LogError> {
         for (at, offset) in positions {
-            let start = self.starts.entry(at.clone()).or_default();
-            *start = (start.0 + 1, false);
-            self.commands.send(Command::Start { at, offset, generation: start.0 }).map_err(unavailable)?;
+            // Counted for the reader, not the partition: a start from before a rebalance must not pass for one after it.
+            self.generation += 1;
+            let generation = self.generation;
+            self.starts.insert(at.clone(), (generation, false));
+            self.commands.send(Command::Start { at, offset, generation }).map_err(unavailable)?;
         }
         Ok(())
     }
@@ -220,8 +223,9 @@ impl Thread {
             match self.received.try_recv() {
                 Ok(Command::Commit(positions)) => self.commit(positions),
                 Ok(Command::Start { at, offset, generation }) => {
-                    starts.push(Told::Started { at: at.clone(), generation });
-                    self.begin(at, offset);
+                    if self.begin(&at, offset) {
+                        starts.push(Told::Started { at, generation });
+                    }
                 }
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return Err(Gone),
@@ -352,14 +356,15 @@ impl Thread {
     }
 
     /// Notes where a partition begins, unless somebody else in the group has it by now.
-    fn begin(&mut self, at: TopicPartition, offset: u64) {
+    fn begin(&mut self, at: &TopicPartition, offset: u64) -> bool {
         let ours = match self.sharing {
             Sharing::All => true,
-            Sharing::Group => self.assigned.contains(&at),
+            Sharing::Group => self.assigned.contains(at),
         };
         if ours {
-            self.started.insert(at, offset);
+            self.started.insert(at.clone(), offset);
         }
+        ours
     }
 
     /// Assigns everything anew, each partition at the position that is delivered next. A seek would do for most

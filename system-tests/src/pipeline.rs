@@ -46,18 +46,11 @@ impl Pipeline {
         let address = || format!("127.0.0.1:{}", free_port());
         let addresses = [address(), address(), address(), address()];
         let [vendor_address, synchronizer_address, writer_address, internal_address] = addresses;
-        let shared = |listen: (&'static str, &String)| {
-            vec![
-                ("CHAT_SYNC_KAFKA", kafka.clone()),
-                ("CHAT_SYNC_TOPIC_SUFFIX", topic_suffix.clone()),
-                ("CHAT_SYNC_LOG", "info".to_owned()),
-                (listen.0, listen.1.clone()),
-            ]
-        };
+        let shared = |listen| shared_variables(&kafka, &topic_suffix, listen);
         let external = vendor(folder.path(), &vendor_address, &options.replay);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));
-        variables.extend(options.synchronizer);
+        variables.extend(options.synchronizer.clone());
         let synchronizer = Process::start("synchronizer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_WRITER_LISTEN", &writer_address));
         variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{topic_suffix}")));
@@ -90,6 +83,15 @@ impl Pipeline {
         }
     }
 
+    /// One more synchronizer beside the pipeline's own.
+    pub fn another_synchronizer(&self, address: &str, further: Vec<(&'static str, String)>) -> Process {
+        let listen = ("CHAT_SYNC_SYNCHRONIZER_LISTEN", address);
+        let mut variables = shared_variables(&self.kafka, &self.topic_suffix, listen);
+        variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{}", self.vendor_address)));
+        variables.extend(further);
+        Process::start("synchronizer", self.folder.path(), &variables)
+    }
+
     pub fn vendor(&self) -> Vendor {
         Vendor::new(&self.vendor_address)
     }
@@ -97,6 +99,15 @@ impl Pipeline {
     pub fn processes(&mut self) -> [&mut Process; 4] {
         [&mut self.external, &mut self.synchronizer, &mut self.writer, &mut self.internal]
     }
+}
+
+fn shared_variables(kafka: &str, topic_suffix: &str, listen: (&'static str, &str)) -> Vec<(&'static str, String)> {
+    vec![
+        ("CHAT_SYNC_KAFKA", kafka.to_owned()),
+        ("CHAT_SYNC_TOPIC_SUFFIX", topic_suffix.to_owned()),
+        ("CHAT_SYNC_LOG", "info".to_owned()),
+        (listen.0, listen.1.to_owned()),
+    ]
 }
 
 fn vendor(folder: &Path, address: &str, replay: &[PathBuf]) -> Process {

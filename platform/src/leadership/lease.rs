@@ -73,7 +73,8 @@ impl Lease {
                 // From before the call: the lease may have been renewed at its beginning.
                 renewed = asked;
             }
-            self.take(next_role(&self.role.borrow(), &attempt, renewed.elapsed(), &self.settings), &attempt);
+            let now = self.role.borrow().clone();
+            self.take(next_role(&now, &attempt, renewed.elapsed(), &self.settings), &attempt);
             if !pause(self.settings.renew_every.saturating_sub(asked.elapsed()), &stop).await {
                 break;
             }

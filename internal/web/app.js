@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const list = byId("messages");
 const copies = new Map(); // every chat that was opened, while the page lives: nothing shown gets older
 const items = new Map(); // the open chat's list items, by message id
+const listed = new Set(); // the chats that were once in the list while they were open
 let chats = [];
 let open = null;
 let target = null; // the message of a deep link
@@ -102,7 +103,9 @@ function drawTitle() {
   const chat = chats.find((chat) => chat.id === open);
   byId("title").textContent = chat?.title ?? (open ? open : "Choose a chat");
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
-  if (open && chats.length && !chat) notice("This chat is not there, or not any more.");
+  if (chat) listed.add(chat.id);
+  // An empty list may be one that was not read yet.
+  if (open && !chat && (chats.length || listed.has(open))) notice("This chat is not there, or not any more.");
 }
 
 // ---- messages ----

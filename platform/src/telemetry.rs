@@ -11,6 +11,9 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 /// Latencies from a millisecond to ten seconds; anything slower is an outage.
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// What these libraries log is said better by our own checks; a filter of one's own may name them again.
+const QUIET: &str = "rdkafka=off,librdkafka=off,kube_leader_election=warn";
+
 /// Starts logging to standard error: text on a terminal, else one JSON object a line.
 ///
 /// `filter` has the syntax of `tracing_subscriber::EnvFilter` (`info`, `warn,writer=debug`).
@@ -18,7 +21,7 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 /// # Errors
 /// If the filter cannot be read, or logging was started before.
 pub fn start_logging(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()

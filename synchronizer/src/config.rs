@@ -36,7 +36,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_HOLDER", default_value = "synchronizer")]
     pub holder: String,
     /// What is logged, as for `tracing_subscriber::EnvFilter`.
-    #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info,kube_leader_election=warn")]
+    #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info")]
     pub log: String,
 }
 

@@ -1,4 +1,150 @@
-//! `cargo xtask test deployment`.
+//! `cargo xtask test deployment`: the manifests, unmodified, on a real Kubernetes node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use crate::process::{output, root, run as run_command, step};
+use crate::servers::kubernetes_node;
+
+const PROGRAMS: [&str; 4] = ["external", "synchronizer", "writer", "internal"];
+
+/// Where the manifests are applied.
+enum Cluster {
+    /// The one that KUBECONFIG names; the images were loaded into it before.
+    Given,
+    /// One of our own, made by this tool and ended with this value.
+    Own(PathBuf),
+}
+
 pub fn run() -> anyhow::Result<()> {
+    let folder = tempfile::Builder::new().prefix("chat-sync-deployment-").tempdir()?;
+    let log = folder.path().join("deployment.log");
+    let cluster = if std::env::var_os("KUBECONFIG").is_some() {
+        Cluster::Given
+    } else if let Some(tool) = kubernetes_node() {
+        Cluster::Own(tool)
+    } else {
+        eprintln!("NOT RUN  the deployment: KUBECONFIG names no cluster, and none can be started here");
+        return Ok(());
+    };
+    let tested = build(&cluster, folder.path(), &log).and_then(|()| apply_and_test(&cluster, &log));
+    if tested.is_err() {
+        describe(&cluster);
+    }
+    tested
+}
+
+/// Builds the programs and their images, and gives them to our own cluster.
+fn build(cluster: &Cluster, folder: &Path, log: &Path) -> anyhow::Result<()> {
+    let programs = folder.join("programs");
+    std::fs::create_dir(&programs)?;
+    eprintln!("Building the services");
+    run_command(Command::new("cargo").current_dir(root()).args([
+        "build",
+        "--workspace",
+        "--bins",
+        "--tests",
+        "--locked",
+    ]))?;
+    let target = std::env::current_exe()?.parent().context("no folder of programs")?.to_owned();
+    for program in PROGRAMS {
+        run_command(Command::new("strip").arg("-o").arg(programs.join(program)).arg(target.join(program)))?;
+    }
+    let mut images = Command::new(root().join("build-images.sh"));
+    images.arg("--binaries").arg(&programs);
+    let Cluster::Own(tool) = cluster else {
+        return step("build the images and load them", log, &mut images);
+    };
+    step("build a Kubernetes node (minutes at the first time)", log, Command::new(tool).arg("build"))?;
+    let host = output(Command::new(tool).args(["docker", "up"]))?;
+    let (_, host) = host.split_once('=').context("the docker engine's address")?;
+    let archive = folder.join("images.tar");
+    let built = step("build the images of the four services", log, images.env("DOCKER_HOST", host)).and_then(|()| {
+        let names = PROGRAMS.map(|program| format!("chat-sync/{program}:dev"));
+        let mut save = Command::new("/usr/bin/docker");
+        step("save them", log, save.env("DOCKER_HOST", host).args(["save", "-o"]).arg(&archive).args(names))?;
+        step("build stand-ins for the images that cannot be pulled", log, Command::new(tool).arg("images"))
+    });
+    step("stop the docker engine", log, Command::new(tool).args(["docker", "down"]))?;
+    built?;
+    step("start the node", log, Command::new(tool).arg("up"))?;
+    step("load the stand-ins", log, Command::new(tool).arg("images"))?;
+    step("load our images", log, Command::new(tool).arg("load").arg(&archive))?;
+    eprintln!(
+        "  stand-ins on this node: Kafka (same version, on Java 17), Postgres 18, Redis 7.0 for Valkey, a page for KafkaUI"
+    );
+    eprintln!("  not run: the stage of the Dockerfile that compiles (this engine has no network)");
     Ok(())
+}
+
+fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
+    let started = Instant::now();
+    step(
+        "kubectl apply -Rf deployment",
+        log,
+        cluster.command("kubectl").current_dir(root()).args(["apply", "-Rf", "deployment"]),
+    )?;
+    let all = [
+        "statefulset/kafka",
+        "statefulset/postgres",
+        "deployment/valkey",
+        "deployment/synchronizer",
+        "deployment/writer",
+        "statefulset/internal",
+        "deployment/kafka-ui",
+    ];
+    wait_for(cluster, "chat-sync-vendor", "statefulset/external", log)?;
+    for name in all {
+        wait_for(cluster, "chat-sync-a", name, log)?;
+    }
+    eprintln!("Everything is ready {:.0} s after the apply", started.elapsed().as_secs_f64());
+    let again = output(cluster.command("kubectl").current_dir(root()).args(["apply", "-Rf", "deployment"]))?;
+    let changed: Vec<&str> = again.lines().filter(|line| !line.ends_with("unchanged")).collect();
+    anyhow::ensure!(changed.is_empty(), "applied again, these changed: {changed:?}");
+    let mut tests = cluster.command("cargo");
+    tests.current_dir(root()).args(["test", "--locked", "--offline", "-p", "system-tests", "--test", "it", "--"]);
+    tests.args(["deployment::", "--nocapture"]).env("CHAT_SYNC_TEST_DEPLOYMENT", "127.0.0.1");
+    run_command(&mut tests)
+}
+
+fn wait_for(cluster: &Cluster, namespace: &str, name: &str, log: &Path) -> anyhow::Result<()> {
+    let mut command = cluster.command("kubectl");
+    command.args(["-n", namespace, "rollout", "status", name, "--timeout=180s"]);
+    step(&format!("wait for {name} in {namespace}"), log, &mut command)
+}
+
+fn describe(cluster: &Cluster) {
+    for arguments in [
+        &["get", "pods", "-A", "-o", "wide"][..],
+        &["-n", "chat-sync-a", "get", "events", "--sort-by=.lastTimestamp"],
+        &["-n", "chat-sync-a", "logs", "-l", "app in (synchronizer,writer,internal)", "--tail=8", "--prefix"],
+    ] {
+        let _ = cluster.command("kubectl").args(arguments).status();
+    }
+}
+
+impl Cluster {
+    /// A command that reaches the cluster and its node ports.
+    fn command(&self, program: &str) -> Command {
+        match self {
+            Self::Given => Command::new(program),
+            Self::Own(tool) => {
+                let mut command = Command::new(tool);
+                command.arg("in").arg(program);
+                command
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Self::Own(tool) = self {
+            eprintln!("… stop the node");
+            let _ = Command::new(tool).arg("down").status();
+        }
+    }
 }

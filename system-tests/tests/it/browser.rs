@@ -1,1 +1,253 @@
+//! In real Chromium, on the embedded mirror: what people see.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use platform::eventually;
+use platform::testing::server;
+use system_tests::pipeline::Embedded;
+use tempfile::TempDir;
+use thirtyfour::prelude::*;
+
+struct Browser {
+    driver: WebDriver,
+    _profile: TempDir,
+}
+
+impl Browser {
+    async fn open() -> Option<Self> {
+        let server = server("CHAT_SYNC_TEST_CHROMEDRIVER")?;
+        let profile = tempfile::tempdir().unwrap();
+        let mut capabilities = DesiredCapabilities::chrome();
+        for argument in [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            "--lang=en-GB",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ] {
+            capabilities.add_arg(argument).unwrap();
+        }
+        let driver = WebDriver::new(server, capabilities).await.unwrap();
+        Some(Self { driver, _profile: profile })
+    }
+
+    async fn show(&self, address: &str, path: &str) {
+        self.driver.goto(format!("http://{address}/{path}")).await.unwrap();
+    }
+
+    async fn run(&self, script: &str) -> serde_json::Value {
+        self.driver.execute(script, Vec::new()).await.unwrap().json().clone()
+    }
+
+    /// The text of a message's item, as it is shown.
+    async fn text(&self, message: &str) -> Option<String> {
+        let text =
+            self.run(&format!("return document.querySelector('#messages [data-id=\"{message}\"]')?.textContent")).await;
+        text.as_str().map(str::to_owned)
+    }
+
+    async fn shows(&self, message: &str, words: &str) -> bool {
+        self.text(message).await.is_some_and(|text| text.contains(words))
+    }
+
+    async fn state(&self) -> String {
+        self.run("return document.getElementById('chip').dataset.state").await.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Pictures of the page as it is: wide and narrow, light and dark.
+    async fn pictures(&self, name: &str) {
+        let Some(folder) = std::env::var_os("CHAT_SYNC_TEST_SCREENSHOTS").map(PathBuf::from) else { return };
+        let tools = self.driver.cdp();
+        for (size, width, height) in [("desktop", 1280, 800), ("phone", 360, 740)] {
+            for scheme in ["light", "dark"] {
+                let metrics =
+                    serde_json::json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+                tools.send_raw("Emulation.setDeviceMetricsOverride", metrics).await.unwrap();
+                let media = serde_json::json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+                tools.send_raw("Emulation.setEmulatedMedia", media).await.unwrap();
+                self.run("return document.body.offsetHeight").await;
+                let fits = self.run("return document.documentElement.scrollWidth <= innerWidth").await;
+                assert_eq!(fits, true, "{name} does not fit {width} px");
+                let file = folder.join(format!("{name}-{size}-{scheme}.png"));
+                self.driver.screenshot(&file).await.unwrap();
+            }
+        }
+        tools.send_raw("Emulation.clearDeviceMetricsOverride", serde_json::json!({})).await.unwrap();
+    }
+
+    async fn close(self) {
+        self.driver.quit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_at_the_vendor_is_seen_edited_and_deleted_at_the_copy() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("Support desk").await;
+    // Written by hand at the vendor's page.
+    browser.show(&mirror.vendor_address, &format!("#{chat}")).await;
+    let compose = browser.driver.query(By::Css("#compose textarea")).and_displayed().first().await.unwrap();
+    compose.send_keys("Hello from the vendor's page").await.unwrap();
+    browser.driver.find(By::Id("send")).await.unwrap().click().await.unwrap();
+    let id = eventually!(
+        browser
+            .run("return document.querySelector('#messages .message')?.dataset.id")
+            .await
+            .as_str()
+            .map(str::to_owned),
+        "the vendor's page shows it"
+    );
+    let reply = vendor.reply(&chat, &id, "And a reply to it").await;
+    browser.pictures("vendor").await;
+
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&id, "Hello from the vendor's page").await, "the copy shows it");
+    eventually!(browser.shows(&reply, "↪ Ada: Hello").await, "the reply names its parent");
+    vendor.edit(&chat, &id, "Hello, edited").await;
+    eventually!(browser.shows(&id, "Hello, edited").await, "the copy shows the edit");
+    assert!(browser.shows(&id, "edited").await);
+    eventually!(browser.shows(&reply, "↪ Ada: Hello, edited").await, "the reply shows its parent's edit");
+    eventually!(browser.state().await == "live", "the chip says live");
+    browser.pictures("copy").await;
+    vendor.delete(&chat, &id).await;
+    eventually!(browser.shows(&id, "This message was deleted.").await, "the copy shows the deletion");
+    vendor.rename_chat(&chat, "Renamed").await;
+    eventually!(browser.run("return document.getElementById('title').textContent").await == "Renamed", "the new title");
+    vendor.delete_chat(&chat).await;
+    eventually!(
+        browser.run("return document.getElementById('notice').textContent").await
+            == "This chat is not there, or not any more.",
+        "the page says that the chat is gone"
+    );
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_leads_to_its_message_far_back_and_the_end_waits_to_be_asked_for() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("A long one").await;
+    let mut ids = Vec::new();
+    for number in 0..230 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    browser.show(&mirror.internal_address, &format!("#/{chat}/{}", ids[3])).await;
+    eventually!(browser.shows(&ids[3], "message 3").await, "the linked message is fetched");
+    let visible = format!(
+        "const place = document.querySelector('[data-id=\"{}\"]').getBoundingClientRect();
+         return place.top >= 0 && place.bottom <= innerHeight",
+        ids[3]
+    );
+    eventually!(browser.run(&visible).await == true, "it is in view");
+    let order =
+        browser.run("return [...document.querySelectorAll('#messages .text')].map((text) => text.textContent)").await;
+    let order: Vec<&str> = order.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    assert_eq!(order, (0..230).map(|number| format!("message {number}")).collect::<Vec<_>>());
+    let place = browser.run("return document.getElementById('messages').scrollTop").await;
+    let newest = vendor.post(&chat, "the newest").await;
+    eventually!(
+        browser.run("return document.getElementById('news').textContent").await == "1 new message ↓",
+        "it is announced"
+    );
+    assert_eq!(browser.run("return document.getElementById('messages').scrollTop").await, place, "nothing jumped");
+    browser.pictures("news").await;
+    browser.driver.find(By::Id("news")).await.unwrap().click().await.unwrap();
+    let visible = visible.replace(&ids[3], &newest);
+    eventually!(browser.run(&visible).await == true, "it leads to the newest message");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_whose_server_goes_away_says_so_and_goes_on_by_itself() {
+    let Some(browser) = Browser::open().await else { return };
+    let mut mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("Cut and restored").await;
+    let first = vendor.post(&chat, "before").await;
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&first, "before").await, "the page is up to date");
+    browser.run("window.witness = document.querySelector('#messages .message'); return null").await;
+    mirror.process.kill();
+    eventually!(browser.state().await == "offline", "the chip says offline");
+    browser.pictures("offline").await;
+    mirror.process.start_again();
+    mirror.ready().await;
+    let second = vendor.post(&chat, "after").await;
+    vendor.edit(&chat, &first, "before, edited").await;
+    eventually!(browser.shows(&second, "after").await, "what came later is shown");
+    eventually!(browser.shows(&first, "before, edited").await, "what changed is shown");
+    eventually!(browser.state().await == "live", "the chip says live");
+    assert_eq!(browser.run("return window.witness.isConnected").await, true, "the page was not drawn anew");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn markup_and_script_stay_text_on_both_pages() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let evil = "<img src=x onerror=\"window.hurt=1\"><script>window.hurt=1</script><b>bold</b> &amp; \u{202e}";
+    let chat = vendor.create_chat(evil).await;
+    let id = vendor.post(&chat, evil).await;
+    vendor.reply(&chat, &id, "javascript:alert(1)").await;
+    for (address, path) in
+        [(&mirror.internal_address, format!("#/{chat}")), (&mirror.vendor_address, format!("#{chat}"))]
+    {
+        browser.show(address, &path).await;
+        eventually!(
+            browser.shows(&id, "<script>window.hurt=1</script><b>bold</b> &amp;").await,
+            "it is shown as written"
+        );
+        eventually!(
+            browser.run("return document.getElementById('title').textContent").await == evil.trim(),
+            "the title is shown as written"
+        );
+        assert_eq!(browser.run("return window.hurt ?? null").await, serde_json::Value::Null);
+        assert_eq!(browser.run("return document.querySelectorAll('main img, main script, main b').length").await, 0);
+    }
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_judges_versions_as_the_fixtures_say() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    browser.show(&mirror.internal_address, "").await;
+    browser.driver.set_script_timeout(Duration::from_secs(20)).await.unwrap();
+    let fixtures = include_str!("../../../contract/fixtures/versions.json");
+    let wrong = browser
+        .driver
+        .execute_async(
+            &format!(
+                "const done = arguments[0];
+                 import('/copy.js').then(({{ newer, Copy }}) => done(({fixtures}).filter((pair) => {{
+                   const row = (version) => ({{ id: 'm', chat_id: 'c', created_at: '1', version }});
+                   const copy = new Copy();
+                   copy.merge([row(pair.stored.version)]);
+                   const merged = copy.merge([row(pair.incoming.version)]).length === 1;
+                   const expected = pair.incoming_is === 'newer';
+                   return merged !== expected || newer(pair.incoming.version, pair.stored.version) !== expected;
+                 }}).map((pair) => pair.name)), (error) => done([String(error)]))"
+            ),
+            Vec::new(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(wrong.json(), &serde_json::json!([]));
+    browser.close().await;
+}

@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod copy;
+mod deployment;
 mod leadership;
 mod protocols;
 mod real_log;

@@ -18,8 +18,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// If the URL cannot be read; it names no secret.
 pub fn pool(url: &Secret, connections: u32, writable: bool) -> anyhow::Result<PgPool> {
+    let wrong = || anyhow::anyhow!("DATABASE_URL is no postgres:// URL");
+    // The parser takes any scheme.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.expose().starts_with(scheme)) {
+        return Err(wrong());
+    }
     let options = PgConnectOptions::from_str(url.expose())
-        .map_err(|_| anyhow::anyhow!("DATABASE_URL is no postgres:// URL"))?
+        .map_err(|_| wrong())?
         .options([("statement_timeout", "30s"), ("lock_timeout", "10s")]);
     let mut pool =
         PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);

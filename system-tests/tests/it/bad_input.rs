@@ -1,1 +1,246 @@
+//! Bad input at every door: a clear error, nothing lost, the process lives.
 
+use std::process::Command;
+use std::time::Duration;
+
+use contract::{Timestamp, Topics};
+use futures::{SinkExt, StreamExt};
+use platform::event_log::kafka::Kafka;
+use platform::event_log::{EventLog, NewRecord};
+use platform::eventually;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use system_tests::pipeline::{Embedded, Options, Pipeline};
+use system_tests::process::free_port;
+use system_tests::reader::Reader;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+fn garbage() -> Vec<(&'static str, Vec<u8>)> {
+    let at = Timestamp::now().to_string();
+    let row = json!({
+        "kind": "message", "chat_id": "c", "id": "m", "parent_id": null, "author": "a", "text": "x",
+        "created_at": at, "edited_at": null, "deleted_at": null, "epoch": 1, "sequence": 1, "changed_at": at,
+        "rev": 0, "deleted": false, "version": "0".repeat(66)
+    });
+    vec![
+        ("bad_utf8", b"\xff\xfe{}".to_vec()),
+        ("bad_json", b"{\"kind\":\"message\"".to_vec()),
+        ("bad_json", Vec::new()),
+        ("too_deep", "[".repeat(10_000).into_bytes()),
+        ("unknown_kind", b"{\"kind\":\"poll\"}".to_vec()),
+        ("bad_shape", b"{\"kind\":\"message\",\"id\":[]}".to_vec()),
+        ("too_large", vec![b' '; 5 << 20]),
+        ("version_mismatch", row.to_string().into_bytes()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w4_garbage_on_the_topic_is_dead_lettered_with_its_reason_and_stops_nothing() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Among garbage").await;
+    let before = vendor.post(&chat, "before").await;
+    let log = Kafka::new(&pipeline.kafka).unwrap();
+    let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
+    let record = |(number, (_, value)): (usize, (&str, Vec<u8>))| NewRecord {
+        topic: topic.as_str().into(),
+        partition: u32::try_from(number % 12).unwrap(),
+        key: None,
+        value,
+        headers: Vec::new(),
+    };
+    log.append(garbage().into_iter().enumerate().map(record).collect()).await.unwrap();
+    let reader = Reader::watch(&pipeline.internal_address);
+    let after = vendor.post(&chat, "after").await;
+    eventually!(reader.text(&chat, &after).is_some(), "what came after the garbage is pushed");
+    eventually!(reader.text(&chat, &before).is_some(), "what came before the garbage is there");
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let mut expected: Vec<String> = garbage().into_iter().map(|(reason, _)| reason.to_owned()).collect();
+    expected.sort();
+    eventually!(
+        sqlx::query_scalar::<_, String>("SELECT reason FROM dead_letters ORDER BY reason")
+            .fetch_all(&pool)
+            .await
+            .unwrap()
+            == expected,
+        "exactly the garbage is in the dead letters"
+    );
+    let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap();
+    assert_eq!(stored, 2);
+    assert!(pipeline.processes().into_iter().all(system_tests::process::Process::is_running));
+}
+
+/// The next frame that is an error.
+async fn complaint(
+    socket: &mut (impl StreamExt<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
+) -> Value {
+    loop {
+        let frame = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap().unwrap().unwrap();
+        let frame: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+        if frame["type"] == "error" {
+            return frame;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_cannot_be_understood_are_answered_and_the_connection_lives() {
+    let mut mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("A chat").await;
+    let gone = vendor.create_chat("Gone").await;
+    vendor.delete_chat(&gone).await;
+    let reader = Reader::watch(&mirror.internal_address);
+    eventually!(reader.screen().chats.contains_key(&chat), "the pod knows the chat");
+    let (mut socket, _) = connect_async(format!("ws://{}/ws", mirror.internal_address)).await.unwrap();
+    for (frame, code) in [
+        ("", "bad_frame"),
+        ("{", "bad_frame"),
+        ("[]", "bad_frame"),
+        ("{\"type\":\"shout\"}", "bad_frame"),
+        ("{\"type\":\"subscribe\"}", "bad_frame"),
+        ("{\"type\":\"subscribe\",\"chat\":\"none\"}", "chat_not_found"),
+        (&format!("{{\"type\":\"subscribe\",\"chat\":\"{gone}\"}}"), "chat_deleted"),
+    ] {
+        socket.send(Message::text(frame)).await.unwrap();
+        assert_eq!(complaint(&mut socket).await["code"], code, "{frame}");
+    }
+    socket.send(Message::binary(vec![0, 159])).await.unwrap();
+    assert_eq!(complaint(&mut socket).await["code"], "bad_frame");
+    // A forged position is answered with a load.
+    let subscribe = json!({ "type": "subscribe", "chat": chat, "resume": "Zm9yZ2Vk" });
+    socket.send(Message::text(subscribe.to_string())).await.unwrap();
+    let loaded = async {
+        loop {
+            let frame = socket.next().await.unwrap().unwrap();
+            let frame: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+            if frame["type"] == "load" {
+                return frame;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), loaded).await.unwrap()["chat"], chat.as_str());
+    // A frame that is too large ends its own connection only.
+    let (mut other, _) = connect_async(format!("ws://{}/ws", mirror.internal_address)).await.unwrap();
+    other.send(Message::text("x".repeat(1 << 20))).await.ok();
+    while let Some(Ok(message)) = other.next().await {
+        if message.is_close() {
+            break;
+        }
+    }
+    assert!(mirror.process.is_running());
+    socket.send(Message::text("{}")).await.unwrap();
+    assert_eq!(complaint(&mut socket).await["code"], "bad_frame");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_make_no_sense_are_answered_as_json() {
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let chat = mirror.vendor().create_chat("A chat").await;
+    let base = format!("http://{}", mirror.internal_address);
+    let list = async || reqwest::get(format!("{base}/api/chats")).await.unwrap().json::<Value>().await.unwrap();
+    eventually!(list().await["chats"][0]["id"] == chat.as_str(), "the chat is mirrored");
+    for (path, status, code) in [
+        (format!("/api/chats/{chat}/messages?limit=0"), 400, "bad_request"),
+        (format!("/api/chats/{chat}/messages?limit=many"), 400, "bad_request"),
+        (format!("/api/chats/{chat}/messages?before=none"), 400, "bad_request"),
+        ("/api/chats/none/messages".into(), 404, "chat_not_found"),
+        ("/api/nothing".into(), 404, "not_found"),
+    ] {
+        let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert_eq!(answer.json::<Value>().await.unwrap()["error"]["code"], code, "{path}");
+    }
+    let answer = reqwest::Client::new().post(format!("{base}/api/chats")).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 405);
+}
+
+fn run(program: &str, variables: &[(&str, &str)], arguments: &[&str]) -> (bool, String) {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+    let output = Command::new(folder.join(program))
+        .env_clear()
+        .envs(variables.iter().copied())
+        .args(arguments)
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn settings_that_are_unknown_or_unreadable_refuse_to_start_and_are_named() {
+    for program in ["external", "synchronizer", "writer", "internal", "chat-sync"] {
+        let (started, said) = run(program, &[("CHAT_SYNC_KAFAK", "x"), ("DATABASE_URL", "x"), ("REDIS_URL", "x")], &[]);
+        assert!(!started && said.contains("CHAT_SYNC_KAFAK"), "{program}: {said}");
+        let (started, said) = run(program, &[], &["--no-such-flag"]);
+        assert!(!started && said.contains("--no-such-flag"), "{program}: {said}");
+    }
+    let (started, said) = run("synchronizer", &[("CHAT_SYNC_POLL_WAIT", "soon")], &[]);
+    assert!(!started && said.contains("--poll-wait") && said.contains("soon"), "{said}");
+    let (started, said) = run("writer", &[], &[]);
+    assert!(!started && said.contains("--database-url"), "{said}");
+    let (started, said) = run("writer", &[("DATABASE_URL", "mysql://root:secret@h/d")], &[]);
+    assert!(!started && said.contains("DATABASE_URL") && !said.contains("secret"), "{said}");
+    let (_, help) = run("writer", &[("DATABASE_URL", "postgres://u:secret@h/d")], &["--help"]);
+    assert!(!help.contains("secret"), "{help}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_plain_error_that_says_which_and_how_to_choose_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().display().to_string();
+    let (started, said) =
+        run("chat-sync", &[], &["--data-dir", &data, "--external-port", &port, "--internal-port", "0"]);
+    assert!(!started && said.contains(&port) && said.contains("--external-port"), "{said}");
+    let (started, said) =
+        run("chat-sync", &[], &["--data-dir", &data, "--external-port", "0", "--internal-port", &port]);
+    assert!(!started && said.contains(&port) && said.contains("--internal-port"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_mirrors_do_not_share_a_folder() {
+    let mirror = Embedded::start(&[]);
+    mirror.greeting().await;
+    let data = mirror.folder.path().join("data").display().to_string();
+    let port = free_port().to_string();
+    let (started, said) =
+        run("chat-sync", &[], &["--data-dir", &data, "--external-port", "0", "--internal-port", &port]);
+    assert!(!started && said.contains("in use") && said.contains("--data-dir"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mirror_ends_cleanly_when_it_is_told_to() {
+    let mut mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let reader = Reader::watch(&mirror.internal_address);
+    eventually!(!reader.screen().heartbeats.is_empty(), "somebody watches");
+    assert!(mirror.process.terminate().await.success());
+    let printed = mirror.process.printed();
+    assert!(printed.trim_end().ends_with("ready; Ctrl-C stops"), "nothing but the greeting: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_service_ends_cleanly_and_says_how_it_is_until_then() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    for (address, metric) in [
+        (pipeline.synchronizer_address.clone(), "chat_sync_polls_total"),
+        (pipeline.writer_address.clone(), "chat_sync_writer_lag_seconds"),
+        (pipeline.internal_address.clone(), "chat_sync_internal_lag_seconds"),
+    ] {
+        let get =
+            async |path: &str| reqwest::get(format!("http://{address}{path}")).await.unwrap().text().await.unwrap();
+        eventually!(get("/metrics").await.contains(metric), "{metric} is there");
+        assert!(get("/livez").await.contains("true"));
+        let ready: Value = serde_json::from_str(&get("/readyz").await).unwrap();
+        assert!(ready["checks"].as_object().unwrap().len() >= 2, "{ready}");
+    }
+    for process in pipeline.processes() {
+        assert!(process.terminate().await.success(), "{}", process.printed());
+    }
+}

@@ -24,6 +24,9 @@ pub struct EmbeddedLog {
     changed: Arc<watch::Sender<u64>>,
 }
 
+/// Offset, timestamp, key, value, headers as JSON.
+type RecordRow = (i64, i64, Option<Vec<u8>>, Vec<u8>, String);
+
 fn failed(error: sqlx::Error) -> LogError {
     LogError::Unavailable(error.to_string())
 }
@@ -96,7 +99,7 @@ impl EmbeddedLog {
     }
 
     async fn records(&self, at: &TopicPartition, from: u64, limit: i64) -> Result<Vec<LogRecord>, LogError> {
-        let rows: Vec<(i64, i64, Option<Vec<u8>>, Vec<u8>, String)> = sqlx::query_as(
+        let rows: Vec<RecordRow> = sqlx::query_as(
             "SELECT \"offset\", timestamp_ms, key, value, headers FROM log_records \
              WHERE topic = ? AND partition = ? AND \"offset\" >= ? ORDER BY \"offset\" LIMIT ?",
         )
@@ -107,7 +110,7 @@ impl EmbeddedLog {
         .fetch_all(&self.db.read)
         .await
         .map_err(failed)?;
-        let record = |(offset, timestamp_ms, key, value, headers): (i64, i64, _, _, String)| {
+        let record = |(offset, timestamp_ms, key, value, headers): RecordRow| {
             let headers = serde_json::from_str(&headers).map_err(|error| LogError::Unavailable(error.to_string()))?;
             Ok(LogRecord { at: at.clone(), offset: unsigned(offset), timestamp_ms, key, value, headers })
         };

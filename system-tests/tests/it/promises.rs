@@ -1,0 +1,244 @@
+//! Promises that need a log or a source which does as it is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use all_in_one::embedded_log::EmbeddedLog;
+use all_in_one::embedded_store::EmbeddedStore;
+use async_trait::async_trait;
+use contract::{Marker, Record, Timestamp};
+use platform::event_log::{
+    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader as LogReader, Sharing, Topic, TopicSpec,
+};
+use platform::eventually;
+use platform::health::Health;
+use platform::leadership::Leadership;
+use platform::lifecycle::Stop;
+use platform::sqlite::Sqlite;
+use platform::testing::postgres_database;
+use serde_json::json;
+use serde_json::value::RawValue;
+use sqlx::PgPool;
+use synchronizer::source::{ListCursor, Listing, Outcome, Page, Source};
+use system_tests::pipeline::{Options, Pipeline};
+use system_tests::reader::Reader;
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use writer::Store;
+use writer::suite::message;
+use writer::to_postgres::Postgres;
+
+async fn embedded() -> (EmbeddedLog, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Sqlite::open(&folder.path().join("log.sqlite")).await.unwrap();
+    EmbeddedStore::new(db.clone()).migrate().await.unwrap();
+    (EmbeddedLog::open(db).await.unwrap(), folder)
+}
+
+fn settings() -> synchronizer::Settings {
+    #[derive(clap::Parser)]
+    struct Args {
+        #[command(flatten)]
+        settings: synchronizer::Settings,
+    }
+    <Args as clap::Parser>::parse_from(["synchronizer", "--marker-every", "20ms"]).settings
+}
+
+/// Serves one page with one message, then nothing more; lists nothing.
+struct OnePage;
+
+#[async_trait]
+impl Source for OnePage {
+    async fn poll(&self, after: Option<&str>) -> Outcome<Page> {
+        let item = json!({
+            "type": "message", "chat_id": "c", "id": "m", "parent_id": null, "author": "a", "text": "x",
+            "created_at": "2026-01-02T03:04:05Z", "edited_at": null, "deleted_at": null, "deleted": false, "sequence": 1
+        });
+        let items = match after {
+            None => vec![RawValue::from_string(item.to_string()).unwrap()],
+            Some(_) => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                Vec::new()
+            }
+        };
+        Outcome::Answered(Page { generation: 1, items, next: "behind the message".into(), more: false })
+    }
+
+    async fn list(&self, _: Option<ListCursor>) -> Outcome<Listing> {
+        Outcome::Answered(Listing { generation: 1, items: Vec::new(), next: None })
+    }
+}
+
+/// A log that stores rows only when it is allowed to; markers pass.
+struct SlowAcks {
+    log: EmbeddedLog,
+    allowed: Semaphore,
+}
+
+#[async_trait]
+impl EventLog for SlowAcks {
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
+        self.log.ensure_topics(topics).await
+    }
+    async fn partitions(&self, topic: &str) -> Result<Option<u32>, LogError> {
+        self.log.partitions(topic).await
+    }
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        if records.iter().any(|record| record.key.as_deref() == Some("c/m")) {
+            let _permit = self.allowed.acquire().await.unwrap();
+            return self.log.append(records).await;
+        }
+        self.log.append(records).await
+    }
+    async fn read(&self, topic: Topic, group: &str, sharing: Sharing) -> Result<Box<dyn LogReader>, LogError> {
+        self.log.read(topic, group, sharing).await
+    }
+    async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
+        self.log.offsets(topic).await
+    }
+    async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
+        self.log.tail(topic, per_partition).await
+    }
+}
+
+/// The markers that claim something, and the positions of rows: (partition, offset).
+async fn claims_and_rows(log: &EmbeddedLog) -> (Vec<(u32, u64)>, Vec<(u32, u64)>) {
+    let (mut claims, mut rows) = (Vec::new(), Vec::new());
+    for record in log.tail("chat-changes", u64::MAX).await.unwrap() {
+        let place = (record.at.partition, record.offset);
+        match Record::decode(&record.value, Timestamp::now()).unwrap() {
+            Record::Marker(Marker { cursor: Some(_), .. }) => claims.push(place),
+            Record::Message(_) => rows.push(place),
+            _ => {}
+        }
+    }
+    (claims, rows)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_nothing_is_claimed_before_its_acks() {
+    let (log, _folder) = embedded().await;
+    let slow = Arc::new(SlowAcks { log: log.clone(), allowed: Semaphore::new(0) });
+    let (stop, health) = (Stop::new(), Health::new());
+    let leadership = Leadership::always();
+    let running =
+        synchronizer::run(settings(), Arc::new(OnePage), slow.clone(), leadership, health.clone(), stop.clone());
+    let running = tokio::spawn(running);
+    // It polled, and waits for the acks: fifty times the interval of its markers.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(claims_and_rows(&log).await, (Vec::new(), Vec::new()), "claimed without an ack");
+    slow.allowed.add_permits(100);
+    eventually!(claims_and_rows(&log).await.0.len() >= 12, "every partition has a claim");
+    let (claims, rows) = claims_and_rows(&log).await;
+    assert_eq!(rows.len(), 1);
+    let (partition, row) = rows[0];
+    assert!(claims.iter().all(|(at, claim)| *at != partition || *claim > row), "a claim stands before its row");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_changed_number_of_partitions_refuses_to_start() {
+    let (log, _folder) = embedded().await;
+    let topic = TopicSpec {
+        name: "chat-changes".into(),
+        partitions: 5,
+        compacted: false,
+        retention_ms: 1000,
+        max_record_bytes: 1 << 20,
+    };
+    log.ensure_topics(&[topic]).await.unwrap();
+    let marker = Marker {
+        source: "external".into(),
+        region: "a".into(),
+        leader: "a-1".into(),
+        number: 1,
+        cursor: None,
+        settled: None,
+        partitions: 12,
+        at: Timestamp::now(),
+        fresh_as_of: None,
+    };
+    let value = Record::Marker(marker).encode();
+    log.append(vec![NewRecord { topic: "chat-changes".into(), partition: 0, key: None, value, headers: Vec::new() }])
+        .await
+        .unwrap();
+    let run = synchronizer::run(
+        settings(),
+        Arc::new(OnePage),
+        Arc::new(log),
+        Leadership::always(),
+        Health::new(),
+        Stop::new(),
+    );
+    let error = run.await.unwrap_err().to_string();
+    assert!(error.contains("chat-changes") && error.contains('5') && error.contains("12"), "{error}");
+}
+
+async fn append(log: &EmbeddedLog, ids: std::ops::Range<u64>) {
+    let record = |id: u64| {
+        let record = Record::Message(message("c", &format!("m{id}"), id + 1));
+        NewRecord {
+            topic: "chat-changes".into(),
+            partition: 0,
+            key: record.key(),
+            value: record.encode(),
+            headers: Vec::new(),
+        }
+    };
+    log.append(ids.map(record).collect()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w3_a_store_that_went_back_in_time_is_caught_up() {
+    let Some(url) = postgres_database().await else { return };
+    let (log, _folder) = embedded().await;
+    let topic = TopicSpec {
+        name: "chat-changes".into(),
+        partitions: 1,
+        compacted: false,
+        retention_ms: 1000,
+        max_record_bytes: 1 << 20,
+    };
+    log.ensure_topics(&[topic]).await.unwrap();
+    append(&log, 0..15).await;
+    let store = Arc::new(Postgres::new(platform::postgres::pool(&url, 2, true).unwrap()));
+    let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
+    let stop = Stop::new();
+    let running = tokio::spawn(writer::run(settings, Arc::new(log.clone()), store, Health::new(), stop.clone()));
+    let pool = PgPool::connect(url.expose()).await.unwrap();
+    let count = async || -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap_or_default()
+    };
+    eventually!(count().await == 15, "the first are stored");
+    sqlx::raw_sql("CREATE TABLE older AS TABLE progress").execute(&pool).await.unwrap();
+    append(&log, 15..20).await;
+    eventually!(count().await == 20, "more are stored");
+    // As an older copy of the data folder would be: rows and position together, in one step.
+    let go_back = "BEGIN; DELETE FROM messages WHERE id IN ('m15', 'm16', 'm17', 'm18', 'm19'); \
+                   DELETE FROM progress; INSERT INTO progress TABLE older; COMMIT";
+    sqlx::raw_sql(go_back).execute(&pool).await.unwrap();
+    append(&log, 20..25).await;
+    eventually!(count().await == 25, "what the store forgot is applied again");
+    let next: i64 = sqlx::query_scalar("SELECT next_offset FROM progress").fetch_one(&pool).await.unwrap();
+    assert_eq!(next, 25);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v5_a_source_that_is_away_shows_as_age() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let reader = Reader::watch(&pipeline.internal_address);
+    let age = || {
+        let heartbeat = reader.screen().heartbeats.pop()?;
+        let time = |name: &str| heartbeat[name].as_str()?.parse::<Timestamp>().ok();
+        Some(time("now")?.since(time("fresh_as_of")?).as_secs())
+    };
+    eventually!(age().is_some_and(|age| age < 5), "the copy is fresh");
+    pipeline.external.kill();
+    eventually!(age().is_some_and(|age| age >= 8), "the copy is said to be old");
+    pipeline.external.start_again();
+    eventually!(age().is_some_and(|age| age < 5), "the copy is fresh again");
+}

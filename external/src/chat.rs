@@ -208,6 +208,7 @@ impl Vendor {
     pub(crate) fn announce(&self, sequence: i64) {
         self.latest.send_if_modified(|latest| {
             let newer = sequence > *latest;
+            metrics::counter!("chat_sync_external_changes_total").absolute(sequence.max(*latest).cast_unsigned());
             *latest = sequence.max(*latest);
             newer
         });

@@ -216,11 +216,14 @@ async fn changes(State(app): State<App>, Query(poll): Query<Poll>) -> Answer {
         Some(cursor) => vendor.feed.sequence(cursor, oldest, last).map_err(bad_cursor)?,
     };
     if *latest.borrow() <= after && last <= after {
+        let waiting = metrics::gauge!("chat_sync_external_waiting_polls");
+        waiting.increment(1.0);
         tokio::select! {
             _ = latest.wait_for(|latest| *latest > after) => {}
             () = tokio::time::sleep(wait) => {}
             () = app.stop.cancelled() => {}
         }
+        waiting.decrement(1.0);
     }
     let (mut rows, oldest) = store::changes(&vendor.db, after, limit + 1).await.map_err(Refusal::from)?;
     if oldest.is_some_and(|oldest| oldest > after + 1) {

@@ -63,6 +63,7 @@ impl Outbox {
         }
         waiting.remove(&about);
         waiting.bytes += frame.len();
+        queued(frame.len());
         let place = waiting.next;
         waiting.next += 1;
         waiting.places.insert(about.clone(), place);
@@ -94,6 +95,7 @@ impl Outbox {
     pub fn take(&self) -> (Vec<Utf8Bytes>, BTreeSet<String>) {
         let mut waiting = self.lock();
         waiting.places.clear();
+        written(waiting.bytes);
         waiting.bytes = 0;
         let frames = std::mem::take(&mut waiting.frames);
         (frames.into_values().map(|(_, frame)| frame).collect(), std::mem::take(&mut waiting.reload))
@@ -115,6 +117,7 @@ impl Waiting {
             && let Some((_, frame)) = self.frames.remove(&place)
         {
             self.bytes -= frame.len();
+            written(frame.len());
         }
     }
 
@@ -134,6 +137,21 @@ impl Waiting {
         self.stale.insert(chat.to_owned());
         self.reload.insert(chat.to_owned());
     }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        written(self.bytes);
+    }
+}
+
+/// How many bytes wait for all browsers together.
+fn queued(bytes: usize) {
+    metrics::gauge!("chat_sync_browser_queue_bytes").increment(bytes as f64);
+}
+
+fn written(bytes: usize) {
+    metrics::gauge!("chat_sync_browser_queue_bytes").decrement(bytes as f64);
 }
 
 impl About {

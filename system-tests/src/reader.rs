@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::{SinkExt, StreamExt};
 use internal::shown::ShownMessage;
+use platform::eventually;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::connect_async;
@@ -60,7 +61,8 @@ impl Reader {
             loop {
                 let mut url = format!("http://{}/api/chats/{chat}/messages?limit=200", self.address);
                 url.extend(before.iter().flat_map(|before| ["&before=", before]));
-                let page: Value = reqwest::get(&url).await.expect("an answer").json().await.expect("JSON");
+                // The store may know the chat, or the message, a moment later than the screen.
+                let page = eventually!(page(&url).await, "{url} is answered");
                 let messages: Vec<ShownMessage> = serde_json::from_value(page["messages"].clone()).expect("messages");
                 before = messages.first().map(|oldest| oldest.id.clone());
                 // What is read back from the store may be behind the screen: that is no step backwards.
@@ -71,6 +73,11 @@ impl Reader {
             }
         }
     }
+}
+
+async fn page(url: &str) -> Option<Value> {
+    let answer = reqwest::get(url).await.ok()?;
+    if answer.status().is_success() { answer.json().await.ok() } else { None }
 }
 
 impl Drop for Reader {

@@ -13,9 +13,19 @@ use crate::servers::{self, Kubernetes};
 struct World {
     variables: Vec<(&'static str, String)>,
     missing: Vec<String>,
-    _servers: Vec<Server>,
-    _kubernetes: Option<Kubernetes>,
+    servers: Vec<Server>,
+    kubernetes: Option<Kubernetes>,
 }
+
+type Start = fn(&Path) -> anyhow::Result<Server>;
+
+/// The variable that tells the tests where a server is, how it is started, and its address.
+const SERVERS: &[(&str, Start, &str)] = &[
+    ("CHAT_SYNC_TEST_KAFKA", servers::kafka, "127.0.0.1:PORT"),
+    ("CHAT_SYNC_TEST_POSTGRES", servers::postgres, "postgres://postgres@127.0.0.1:PORT/postgres"),
+    ("CHAT_SYNC_TEST_REDIS", servers::redis, "redis://127.0.0.1:PORT"),
+    ("CHAT_SYNC_TEST_CHROMEDRIVER", servers::chromedriver, "http://127.0.0.1:PORT"),
+];
 
 pub fn run(name: Option<&str>) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -46,15 +56,18 @@ fn build() -> anyhow::Result<()> {
 }
 
 fn start(folder: &Path) -> anyhow::Result<World> {
-    let [kafka, postgres, redis] = [servers::kafka(folder)?, servers::postgres(folder)?, servers::redis(folder)?];
-    let chromedriver = servers::chromedriver(folder)?;
-    let mut missing = Vec::new();
-    let mut variables = vec![
-        ("CHAT_SYNC_TEST_KAFKA", format!("127.0.0.1:{}", kafka.port)),
-        ("CHAT_SYNC_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", postgres.port)),
-        ("CHAT_SYNC_TEST_REDIS", format!("redis://127.0.0.1:{}", redis.port)),
-        ("CHAT_SYNC_TEST_CHROMEDRIVER", format!("http://127.0.0.1:{}", chromedriver.port)),
-    ];
+    let (mut variables, mut missing, mut started) = (Vec::new(), Vec::new(), Vec::new());
+    for (variable, start, address) in SERVERS {
+        // One that the environment names is used as it is, and not ended.
+        if let Ok(given) = std::env::var(variable) {
+            eprintln!("  using {variable}={given}");
+            variables.push((*variable, given));
+            continue;
+        }
+        let server = start(folder)?;
+        variables.push((*variable, address.replace("PORT", &server.port.to_string())));
+        started.push(server);
+    }
     let kubernetes = servers::kubernetes(folder)?;
     match &kubernetes {
         Some(kubernetes) => variables.push(("CHAT_SYNC_TEST_KUBECONFIG", kubernetes.kubeconfig.display().to_string())),
@@ -66,8 +79,7 @@ fn start(folder: &Path) -> anyhow::Result<World> {
     } else {
         missing.push("the real Slack log: ../shared/data/slack-log is not there".to_owned());
     }
-    let _servers = vec![kafka, postgres, redis, chromedriver];
-    Ok(World { variables, missing, _servers, _kubernetes: kubernetes })
+    Ok(World { variables, missing, servers: started, kubernetes })
 }
 
 fn run_tests(name: Option<&str>, world: &World, skipped: &Path) -> anyhow::Result<()> {
@@ -100,8 +112,8 @@ fn report(world: &World, skipped: &Path, started: Instant) {
 }
 
 fn started_names(world: &World) -> String {
-    let mut names: Vec<&str> = world._servers.iter().map(|server| server.name).collect();
-    if world._kubernetes.is_some() {
+    let mut names: Vec<&str> = world.servers.iter().map(|server| server.name).collect();
+    if world.kubernetes.is_some() {
         names.push("a Kubernetes API");
     }
     names.join(", ")

@@ -62,7 +62,8 @@ impl World {
         eventually!(self.reader.text(&self.chat, posted.last().unwrap()).is_some(), "the next message is there");
         self.reader.scroll_to_the_beginning().await;
         for (number, id) in posted.iter().enumerate() {
-            assert!(self.reader.text(&self.chat, id).is_some(), "message {number} of {} is lost", posted.len());
+            let message = format!("message {number} of {} is not lost", posted.len());
+            eventually!(self.reader.text(&self.chat, id).is_some(), "{message}");
         }
         assert_eq!(self.reader.screen().backwards, Vec::<String>::new());
     }

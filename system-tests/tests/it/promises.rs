@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use all_in_one::embedded_log::EmbeddedLog;
 use all_in_one::embedded_store::EmbeddedStore;
@@ -72,6 +73,7 @@ impl Source for OnePage {
 /// A log that stores rows only when it is allowed to; markers pass.
 struct SlowAcks {
     log: EmbeddedLog,
+    asked: AtomicBool,
     allowed: Semaphore,
 }
 
@@ -85,6 +87,7 @@ impl EventLog for SlowAcks {
     }
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
         if records.iter().any(|record| record.key.as_deref() == Some("c/m")) {
+            self.asked.store(true, Ordering::SeqCst);
             let _permit = self.allowed.acquire().await.unwrap();
             return self.log.append(records).await;
         }
@@ -118,14 +121,13 @@ async fn claims_and_rows(log: &EmbeddedLog) -> (Vec<(u32, u64)>, Vec<(u32, u64)>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_nothing_is_claimed_before_its_acks() {
     let (log, _folder) = embedded().await;
-    let slow = Arc::new(SlowAcks { log: log.clone(), allowed: Semaphore::new(0) });
+    let slow = Arc::new(SlowAcks { log: log.clone(), asked: AtomicBool::new(false), allowed: Semaphore::new(0) });
     let (stop, health) = (Stop::new(), Health::new());
     let leadership = Leadership::always();
     let running =
         synchronizer::run(settings(), Arc::new(OnePage), slow.clone(), leadership, health.clone(), stop.clone());
     let running = tokio::spawn(running);
-    // It polled, and waits for the acks: fifty times the interval of its markers.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    eventually!(slow.asked.load(Ordering::SeqCst), "it polled, and waits for the acks");
     assert_eq!(claims_and_rows(&log).await, (Vec::new(), Vec::new()), "claimed without an ack");
     slow.allowed.add_permits(100);
     eventually!(claims_and_rows(&log).await.0.len() >= 12, "every partition has a claim");

@@ -20,7 +20,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_INTERNAL_PORT", default_value_t = 30002)]
     pub internal_port: u16,
     /// Let nobody chat by themselves.
-    #[arg(long, env = "CHAT_SYNC_QUIET")]
+    #[arg(long, env = "CHAT_SYNC_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
     pub quiet: bool,
     /// Play these Slack event logs (JSON lines), in this order, instead of the scripted people.
     #[arg(long, env = "CHAT_SYNC_REPLAY", num_args = 1.., value_delimiter = ',')]

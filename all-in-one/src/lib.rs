@@ -55,6 +55,7 @@ impl AllInOne {
     /// # Errors
     /// A sentence for people: a port is taken, a folder cannot be used.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
+        external::replay::read_lines(&config.replay)?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let external = platform::http::listen(local(config.external_port), "--external-port").await?;
         let internal = platform::http::listen(local(config.internal_port), "--internal-port").await?;

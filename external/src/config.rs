@@ -25,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_SPEED", default_value = "60")]
     pub speed: Speed,
     /// Let nobody chat by themselves.
-    #[arg(long, env = "CHAT_SYNC_EXTERNAL_QUIET")]
+    #[arg(long, env = "CHAT_SYNC_EXTERNAL_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
     pub quiet: bool,
     /// What is logged, as for `tracing_subscriber::EnvFilter`.
     #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info")]

@@ -30,7 +30,11 @@ pub async fn run(vendor: Vendor, files: Vec<PathBuf>, speed: Speed, stop: Stop) 
     Ok(())
 }
 
-fn read_lines(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
+/// The lines of these files, in order.
+///
+/// # Errors
+/// If a file cannot be read; it is named.
+pub fn read_lines(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut lines = Vec::new();
     for file in files {
         let bytes = std::fs::read(file).with_context(|| format!("--replay {}", file.display()))?;
@@ -156,7 +160,8 @@ fn progress_bar(lines: u64) -> ProgressBar {
 
 fn report(played: &Played, lines: usize) {
     let unused: u64 = played.unused.values().sum();
-    eprintln!("replay: {lines} lines at its end; {} used, {unused} not", played.used);
+    let now = played.used + unused;
+    eprintln!("replay: all {lines} lines are done, {now} of them now: {} used, {unused} not", played.used);
     for (reason, count) in &played.unused {
         eprintln!("replay: {count:>6}  {reason}");
     }

@@ -202,6 +202,8 @@ impl FromLog {
         let (rows, deliveries) = self.hub.publish(updates, positions);
         metrics::counter!("chat_sync_pushed_rows_total").increment(rows);
         metrics::counter!("chat_sync_deliveries_total").increment(deliveries);
+        // The lag is set at each batch; this one lets a reader compute it while there is none.
+        metrics::gauge!("chat_sync_internal_last_record_timestamp_seconds").set(last_ms as f64 / 1000.0);
         let now_ms = i64::try_from(Timestamp::now().micros() / 1000).unwrap_or(i64::MAX);
         metrics::gauge!("chat_sync_internal_lag_seconds").set((now_ms - last_ms).max(0) as f64 / 1000.0);
     }

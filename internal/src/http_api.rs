@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Path, State, WebSocketUpgrade};
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{FromRequestParts, State, WebSocketUpgrade};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -52,7 +53,7 @@ fn asset(content_type: &'static str, body: &'static str) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'self'; base-uri 'none'; frame-ancestors 'self'; form-action 'none'",
+            "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'none'",
         ),
     ];
     (headers, body).into_response()
@@ -81,9 +82,19 @@ impl From<QueryRejection> for Problem {
     }
 }
 
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self(rejection.status(), "bad_request", rejection.body_text())
+    }
+}
+
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 struct Query<T>(T);
+
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+struct Path<T>(T);
 
 async fn chats(State(app): State<App>) -> Result<Response, Problem> {
     Ok(Json(json!({ "chats": app.copy.chats().await? })).into_response())
@@ -115,12 +126,30 @@ async fn messages(
 }
 
 /// The library's defaults are 64 MiB a message and no bound on what waits to be written.
-async fn web_socket(State(app): State<App>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade
+async fn web_socket(
+    State(app): State<App>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    let upgrade = upgrade.map_err(|why| Problem(StatusCode::BAD_REQUEST, "bad_request", why.body_text()))?;
+    if !same_origin(&headers) {
+        return Err(Problem(StatusCode::FORBIDDEN, "foreign_origin", "only this server's own page may connect".into()));
+    }
+    let upgraded = upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(32 << 20)
-        .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, app.stop))
+        .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, app.stop));
+    Ok(upgraded)
+}
+
+/// Browsers let any site open a WebSocket to any other and say which site it was; programs say nothing.
+fn same_origin(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    match text(header::ORIGIN) {
+        None => true,
+        Some(origin) => origin.split_once("://").map(|(_, authority)| authority) == text(header::HOST),
+    }
 }

@@ -54,8 +54,9 @@ const WORDS = { live: "live", behind: "behind", idle: "idle", offline: "offline"
 
 function tell(state, age) {
   const old = age === null || state === "live" || state === "idle" ? "" : `, ${duration(age)} old`;
-  const words = state === "behind" && age === null ? "behind: not read yet" : WORDS[state] + old;
+  const words = state === "behind" && age === null ? "behind: not read yet" : WORDS[state];
   const chip = byId("chip");
+  byId("age").textContent = old; // outside of the live region: a screen reader would count the seconds aloud
   chip.dataset.state = state;
   chip.title = {
     live: "Every change of the source arrives here within seconds.",
@@ -64,7 +65,7 @@ function tell(state, age) {
     offline: "No connection; trying again.",
     connecting: "Connecting.",
   }[state];
-  if (chip.lastElementChild.textContent !== words) chip.lastElementChild.textContent = words;
+  if (byId("state").textContent !== words) byId("state").textContent = words;
 }
 
 const duration = (ms) =>
@@ -261,16 +262,22 @@ list.addEventListener("scroll", () => {
   drawNews();
   if (list.scrollTop < 300) older();
 });
-list.addEventListener("wheel", () => { target = null; }, { passive: true });
-list.addEventListener("keydown", (event) => {
-  if (event.key === "Home") { list.scrollTop = 0; event.preventDefault(); }
-  if (event.key === "End") { list.scrollTop = list.scrollHeight; event.preventDefault(); }
+// Whoever moves by hand is not held at the linked message any more.
+for (const move of ["wheel", "touchmove", "pointerdown", "keydown"]) {
+  list.addEventListener(move, () => { target = null; }, { passive: true });
+}
+list.addEventListener("keydown", async (event) => {
+  if (event.key === "End") { event.preventDefault(); list.scrollTop = list.scrollHeight; }
+  if (event.key !== "Home") return;
+  event.preventDefault();
+  while (await older());
+  list.scrollTop = 0;
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && open) location.hash = "";
 });
 byId("skip").onclick = () => list.focus();
-byId("news").onclick = () => { list.scrollTop = list.scrollHeight; drawNews(); };
+byId("news").onclick = () => { target = null; list.scrollTop = list.scrollHeight; list.focus(); drawNews(); };
 byId("back").onclick = () => { location.hash = ""; };
 window.onhashchange = route;
 route();

@@ -13,6 +13,9 @@ pub struct State {
     pub detail: String,
 }
 
+/// What a check says before it says anything.
+const STARTING: &str = "starting";
+
 /// The states by name; clones share them. All must be ready for the service to be ready.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
@@ -36,7 +39,7 @@ impl Health {
     /// Adds a check; it is not ready until it is said to be.
     pub fn check(&self, name: &str) -> Check {
         let check = Check { health: self.clone(), name: format!("{}{name}", self.prefix) };
-        check.set(false, "starting");
+        check.set(false, STARTING);
         check
     }
 
@@ -70,8 +73,13 @@ impl Check {
         let mut states = self.health.lock();
         let before = states.insert(self.name.clone(), state.clone());
         drop(states);
+        metrics::gauge!("chat_sync_ready", "check" => self.name.clone()).set(if ready { 1.0 } else { 0.0 });
         match before {
-            Some(before) if before.ready && !ready => {
+            // The first word about something that is away from the beginning; most of it only takes a moment.
+            Some(before) if !ready && before.detail == STARTING => {
+                tracing::info!(check = self.name, detail = state.detail, "not ready yet");
+            }
+            Some(before) if !ready && before.ready => {
                 tracing::warn!(check = self.name, detail = state.detail, "not ready");
             }
             Some(before) if !before.ready && ready => {

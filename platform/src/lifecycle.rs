@@ -71,7 +71,7 @@ impl Parts {
             while let Some(ended) = self.tasks.join_next_with_id().await {
                 let (name, outcome) = self.outcome(ended);
                 if let Err(error) = outcome {
-                    failure.get_or_insert(error.context(format!("{name} failed while it stopped")));
+                    failure.get_or_insert(error.context(format!("{name} failed")));
                 }
             }
         })

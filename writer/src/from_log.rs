@@ -158,6 +158,8 @@ impl FromLog {
             return self.begin(reader, partitions).await;
         }
         let now_ms = chrono::Utc::now().timestamp_millis();
+        // The lag is set at each batch; this one lets a reader compute it while there is none.
+        metrics::gauge!("chat_sync_writer_last_record_timestamp_seconds").set(last_ms as f64 / 1000.0);
         metrics::gauge!("chat_sync_writer_lag_seconds").set((now_ms - last_ms).max(0) as f64 / 1000.0);
         let positions =
             self.partitions.iter().filter_map(|(at, partition)| Some((at.clone(), partition.progress?.next_offset)));

@@ -15,6 +15,7 @@ use system_tests::process::free_port;
 use system_tests::reader::Reader;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     let at = Timestamp::now().to_string();
@@ -148,6 +149,8 @@ async fn requests_that_make_no_sense_are_answered_as_json() {
         (format!("/api/chats/{chat}/messages?limit=0"), 400, "bad_request"),
         (format!("/api/chats/{chat}/messages?limit=many"), 400, "bad_request"),
         (format!("/api/chats/{chat}/messages?before=none"), 400, "bad_request"),
+        ("/api/chats/%ff/messages".into(), 400, "bad_request"),
+        ("/ws".into(), 400, "bad_request"),
         ("/api/chats/none/messages".into(), 404, "chat_not_found"),
         ("/api/nothing".into(), 404, "not_found"),
     ] {
@@ -157,6 +160,22 @@ async fn requests_that_make_no_sense_are_answered_as_json() {
     }
     let answer = reqwest::Client::new().post(format!("{base}/api/chats")).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 405);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_site_cannot_open_a_socket() {
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let connect = async |origin: &str| {
+        let mut request = format!("ws://{}/ws", mirror.internal_address).into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        connect_async(request).await.map(|_| ())
+    };
+    assert!(connect(&format!("http://{}", mirror.internal_address)).await.is_ok(), "its own page");
+    for origin in ["http://evil.example", "null", &format!("http://{}", mirror.vendor_address)] {
+        let refused = connect(origin).await.unwrap_err().to_string();
+        assert!(refused.contains("403"), "{origin}: {refused}");
+    }
 }
 
 fn run(program: &str, variables: &[(&str, &str)], arguments: &[&str]) -> (bool, String) {

@@ -16,7 +16,7 @@ use platform::health::Health;
 use platform::leadership::Leadership;
 use platform::lifecycle::Stop;
 use platform::sqlite::Sqlite;
-use platform::testing::postgres_database;
+use platform::testing::{PATIENCE, postgres_database};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
@@ -46,7 +46,12 @@ fn settings() -> synchronizer::Settings {
 }
 
 /// Serves one page with one message, then nothing more; lists nothing.
-struct OnePage;
+struct OnePage {
+    /// The cursor behind which the message is: `None` serves it before the listing, when nothing is known yet.
+    before: Option<&'static str>,
+}
+
+const BEHIND: &str = "behind the message";
 
 #[async_trait]
 impl Source for OnePage {
@@ -55,14 +60,15 @@ impl Source for OnePage {
             "type": "message", "chat_id": "c", "id": "m", "parent_id": null, "author": "a", "text": "x",
             "created_at": "2026-01-02T03:04:05Z", "edited_at": null, "deleted_at": null, "deleted": false, "sequence": 1
         });
-        let items = match after {
-            None => vec![RawValue::from_string(item.to_string()).unwrap()],
+        let (items, next) = match after {
+            _ if after == self.before => (vec![RawValue::from_string(item.to_string()).unwrap()], BEHIND),
+            None => (Vec::new(), self.before.unwrap_or(BEHIND)),
             Some(_) => {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                Vec::new()
+                (Vec::new(), BEHIND)
             }
         };
-        Outcome::Answered(Page { generation: 1, items, next: "behind the message".into(), more: false })
+        Outcome::Answered(Page { generation: 1, items, next: next.into(), more: false })
     }
 
     async fn list(&self, _: Option<ListCursor>) -> Outcome<Listing> {
@@ -104,13 +110,13 @@ impl EventLog for SlowAcks {
     }
 }
 
-/// The markers that claim something, and the positions of rows: (partition, offset).
+/// The markers that claim the message, and the positions of rows: (partition, offset).
 async fn claims_and_rows(log: &EmbeddedLog) -> (Vec<(u32, u64)>, Vec<(u32, u64)>) {
     let (mut claims, mut rows) = (Vec::new(), Vec::new());
     for record in log.tail("chat-changes", u64::MAX).await.unwrap() {
         let place = (record.at.partition, record.offset);
         match Record::decode(&record.value, Timestamp::now()).unwrap() {
-            Record::Marker(Marker { cursor: Some(_), .. }) => claims.push(place),
+            Record::Marker(Marker { cursor: Some(cursor), .. }) if cursor == BEHIND => claims.push(place),
             Record::Message(_) => rows.push(place),
             _ => {}
         }
@@ -120,12 +126,17 @@ async fn claims_and_rows(log: &EmbeddedLog) -> (Vec<(u32, u64)>, Vec<(u32, u64)>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_nothing_is_claimed_before_its_acks() {
+    nothing_is_claimed_before_its_acks(OnePage { before: None }).await;
+    nothing_is_claimed_before_its_acks(OnePage { before: Some("the beginning") }).await;
+}
+
+async fn nothing_is_claimed_before_its_acks(source: OnePage) {
     let (log, _folder) = embedded().await;
     let slow = Arc::new(SlowAcks { log: log.clone(), asked: AtomicBool::new(false), allowed: Semaphore::new(0) });
     let (stop, health) = (Stop::new(), Health::new());
     let leadership = Leadership::always();
     let running =
-        synchronizer::run(settings(), Arc::new(OnePage), slow.clone(), leadership, health.clone(), stop.clone());
+        synchronizer::run(settings(), Arc::new(source), slow.clone(), leadership, health.clone(), stop.clone());
     let running = tokio::spawn(running);
     eventually!(slow.asked.load(Ordering::SeqCst), "it polled, and waits for the acks");
     assert_eq!(claims_and_rows(&log).await, (Vec::new(), Vec::new()), "claimed without an ack");
@@ -167,13 +178,14 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         .unwrap();
     let run = synchronizer::run(
         settings(),
-        Arc::new(OnePage),
+        Arc::new(OnePage { before: None }),
         Arc::new(log),
         Leadership::always(),
         Health::new(),
         Stop::new(),
     );
-    let error = run.await.unwrap_err().to_string();
+    let refused = tokio::time::timeout(PATIENCE, run).await.expect("it refuses to start");
+    let error = refused.unwrap_err().to_string();
     assert!(error.contains("chat-changes") && error.contains('5') && error.contains("12"), "{error}");
 }
 

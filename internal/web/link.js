@@ -5,6 +5,17 @@ const SILENCE = 5000; // ms without a word is loss of connection
 const BEHIND = 6000; // ms; the source is asked every two seconds
 const IDLE = 60000; // ms without a change
 
+/**
+ * The word for what a reader may rely on.
+ * `open`: connected; `heard`: a heartbeat ever came; `age` of the copy and time since the last `change`, in ms.
+ */
+export function state({ open, heard, age, change }) {
+  if (!open) return heard ? "offline" : "connecting";
+  if (age === null) return heard ? "behind" : "connecting";
+  if (age > BEHIND) return "behind";
+  return change > IDLE ? "idle" : "live";
+}
+
 export class Link {
   /** `hear(frame)` gets every frame, `tell(state, detail)` whenever the state may have changed. */
   constructor(hear, tell, subscriptions) {
@@ -73,11 +84,8 @@ export class Link {
     const silent = performance.now() - this.lastWord > SILENCE;
     if (this.socket && silent) return this.again();
     const age = this.staleness();
-    if (!this.socket || this.socket.readyState !== WebSocket.OPEN) {
-      return this.tell(this.heard === undefined ? "connecting" : "offline", age);
-    }
-    if (age === null) return this.tell(this.heard === undefined ? "connecting" : "behind", null);
-    if (age > BEHIND) return this.tell("behind", age);
-    this.tell(performance.now() - this.lastChange > IDLE ? "idle" : "live", age);
+    const open = this.socket?.readyState === WebSocket.OPEN;
+    const change = performance.now() - this.lastChange;
+    this.tell(state({ open, heard: this.heard !== undefined, age, change }), age);
   }
 }

@@ -138,14 +138,24 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// Nobody chats there by themselves.
     pub fn start(replay: &[PathBuf]) -> Self {
+        Self::start_with(replay, true)
+    }
+
+    /// The scripted people chat.
+    pub fn start_lively() -> Self {
+        Self::start_with(&[], false)
+    }
+
+    fn start_with(replay: &[PathBuf], quiet: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (external, internal) = (free_port(), free_port());
         let mut variables = vec![
             ("CHAT_SYNC_DATA_DIR", folder.path().join("data").display().to_string()),
             ("CHAT_SYNC_EXTERNAL_PORT", external.to_string()),
             ("CHAT_SYNC_INTERNAL_PORT", internal.to_string()),
-            ("CHAT_SYNC_QUIET", "true".to_owned()),
+            ("CHAT_SYNC_QUIET", quiet.to_string()),
         ];
         variables.extend(replay_variables("CHAT_SYNC_REPLAY", "CHAT_SYNC_SPEED", replay));
         let process = Process::start("chat-sync", folder.path(), &variables);

@@ -1,12 +1,21 @@
 //! `cargo xtask services`: Kafka, Postgres and Redis for development.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::json;
 
 use crate::process::{Server, root, signal};
 use crate::servers;
+
+type Start = fn(&Path) -> anyhow::Result<Server>;
+
+/// The setting that says where a server is, how it is started, and its address.
+const SERVERS: &[(&str, Start, &str)] = &[
+    ("CHAT_SYNC_KAFKA", servers::kafka, "127.0.0.1:PORT"),
+    ("DATABASE_URL", servers::postgres, "postgres://postgres@127.0.0.1:PORT/postgres"),
+    ("REDIS_URL", servers::redis, "redis://127.0.0.1:PORT"),
+];
 
 fn state() -> PathBuf {
     root().join("target/services.json")
@@ -18,14 +27,21 @@ pub fn up() -> anyhow::Result<()> {
     }
     let folder = tempfile::Builder::new().prefix("chat-sync-services-").tempdir()?.keep();
     eprintln!("Starting Kafka, Postgres and Redis in {}", folder.display());
-    let started = [servers::kafka(&folder)?, servers::postgres(&folder)?, servers::redis(&folder)?];
+    let (mut started, mut exports) = (Vec::new(), Vec::new());
+    for (variable, start, address) in SERVERS {
+        // One that the environment names is used as it is, and not ended by `down`.
+        if let Ok(given) = std::env::var(variable) {
+            exports.push(format!("export {variable}={given}"));
+            continue;
+        }
+        let server: Server = start(&folder)?;
+        exports.push(format!("export {variable}={}", address.replace("PORT", &server.port.to_string())));
+        started.push(server);
+    }
     let pids: Vec<Option<u32>> = started.iter().map(Server::pid).collect();
     std::fs::create_dir_all(root().join("target"))?;
     std::fs::write(state(), json!({ "folder": folder, "pids": pids }).to_string())?;
-    let [kafka, postgres, redis] = &started;
-    println!("export CHAT_SYNC_KAFKA=127.0.0.1:{}", kafka.port);
-    println!("export DATABASE_URL=postgres://postgres@127.0.0.1:{}/postgres", postgres.port);
-    println!("export REDIS_URL=redis://127.0.0.1:{}", redis.port);
+    exports.iter().for_each(|export| println!("{export}"));
     started.into_iter().for_each(Server::detach);
     eprintln!("Up. With these variables set, start external, synchronizer, writer and internal; see README.md.");
     Ok(())

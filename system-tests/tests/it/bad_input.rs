@@ -8,6 +8,7 @@ use futures::{SinkExt, StreamExt};
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{EventLog, NewRecord};
 use platform::eventually;
+use platform::testing::postgres_database;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use system_tests::pipeline::{Embedded, Options, Pipeline};
@@ -241,6 +242,22 @@ async fn the_mirror_ends_cleanly_when_it_is_told_to() {
     assert!(mirror.process.terminate().await.success());
     let printed = mirror.process.printed();
     assert!(printed.trim_end().ends_with("ready; Ctrl-C stops"), "nothing but the greeting: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tables_can_be_made_beforehand() {
+    let Some(url) = postgres_database().await else { return };
+    let (done, said) = run("writer", &[("DATABASE_URL", url.expose())], &["migrate"]);
+    assert!(done, "{said}");
+    let pool = PgPool::connect(url.expose()).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_arguments_there_is_life_at_once() {
+    let mirror = Embedded::start_lively();
+    let reader = Reader::watch(&mirror.internal_address);
+    eventually!(reader.screen().messages.values().filter(|chat| chat.len() >= 3).count() >= 3, "three chats are alive");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,6 +108,7 @@ async fn what_is_written_at_the_vendor_is_seen_edited_and_deleted_at_the_copy() 
         "the vendor's page shows it"
     );
     let reply = vendor.reply(&chat, &id, "And a reply to it").await;
+    eventually!(browser.shows(&reply, "And a reply to it").await, "the vendor's page shows what others write");
     browser.pictures("vendor").await;
 
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
@@ -219,6 +220,60 @@ async fn markup_and_script_stay_text_on_both_pages() {
         assert_eq!(browser.run("return window.hurt ?? null").await, serde_json::Value::Null);
         assert_eq!(browser.run("return document.querySelectorAll('main img, main script, main b').length").await, 0);
     }
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scrolling_up_shows_older_messages_without_a_jump() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("A long one").await;
+    let mut ids = Vec::new();
+    for number in 0..180 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&ids[179], "message 179").await, "the last ones are shown");
+    assert!(browser.text(&ids[100]).await.is_none(), "older ones are not fetched before they are asked for");
+    // The first one that is shown, and where it stands when the page goes to the top.
+    let witness = &ids[130];
+    let place = format!("return document.querySelector('[data-id=\"{witness}\"]').getBoundingClientRect().top");
+    browser.run("document.getElementById('messages').scrollTop = 0; return null").await;
+    let before = browser.run(&place).await.as_f64().unwrap();
+    eventually!(browser.text(&ids[60]).await.is_some(), "older ones are fetched");
+    let after = browser.run(&place).await.as_f64().unwrap();
+    assert!((before - after).abs() < 60.0, "it stood at {before} and now at {after}");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v5_the_chip_tells_live_behind_idle_and_offline_apart() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    browser.show(&mirror.internal_address, "").await;
+    let said = browser
+        .driver
+        .execute_async(
+            "const done = arguments[0];
+             import('/link.js').then(({ state }) => done([
+               { open: true, heard: true, age: 2000, change: 1000 },
+               { open: true, heard: true, age: 2000, change: 61000 },
+               { open: true, heard: true, age: 9000, change: 1000 },
+               { open: true, heard: true, age: 9000, change: 61000 },
+               { open: true, heard: true, age: null, change: 0 },
+               { open: true, heard: false, age: null, change: 0 },
+               { open: false, heard: true, age: 0, change: 0 },
+               { open: false, heard: false, age: null, change: 0 },
+             ].map(state)))",
+            Vec::new(),
+        )
+        .await
+        .unwrap();
+    let expected = ["live", "idle", "behind", "behind", "behind", "connecting", "offline", "connecting"];
+    assert_eq!(said.json(), &serde_json::json!(expected));
     browser.close().await;
 }
 

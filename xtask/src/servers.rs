@@ -110,7 +110,12 @@ pub fn redis(folder: &Path) -> anyhow::Result<Server> {
 pub fn chromedriver(folder: &Path) -> anyhow::Result<Server> {
     fetch::chromium()?;
     let port = free_port()?;
-    Server::start("chromedriver", port, folder, Command::new("chromedriver").arg(format!("--port={port}")))
+    Server::start(
+        "chromedriver",
+        port,
+        folder,
+        Command::new("chromedriver").env("TMPDIR", folder).arg(format!("--port={port}")),
+    )
 }
 
 /// A Kubernetes API: the one that the environment names, or one of the tool that stands beside this repository.

@@ -41,7 +41,7 @@ pub fn run(name: Option<&str>) -> anyhow::Result<()> {
 }
 
 /// One build for all: the processes that the tests start, and the tests themselves.
-fn build() -> anyhow::Result<()> {
+pub fn build() -> anyhow::Result<()> {
     eprintln!("Building everything");
     let started = Instant::now();
     process::run(Command::new("cargo").current_dir(root()).args([

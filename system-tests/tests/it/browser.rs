@@ -6,6 +6,7 @@ use std::time::Duration;
 use platform::eventually;
 use platform::testing::server;
 use system_tests::pipeline::Embedded;
+use system_tests::vendor::Vendor;
 use tempfile::TempDir;
 use thirtyfour::prelude::*;
 
@@ -87,6 +88,16 @@ impl Browser {
     }
 }
 
+/// A chat with so many messages, and their ids.
+async fn long_chat(vendor: &Vendor, count: usize) -> (String, Vec<String>) {
+    let chat = vendor.create_chat("A long one").await;
+    let mut ids = Vec::new();
+    for number in 0..count {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    (chat, ids)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_at_the_vendor_is_seen_edited_and_deleted_at_the_copy() {
     let Some(browser) = Browser::open().await else { return };
@@ -139,11 +150,7 @@ async fn a_link_leads_to_its_message_far_back_and_the_end_waits_to_be_asked_for(
     let mirror = Embedded::start(&[]);
     mirror.ready().await;
     let vendor = mirror.vendor();
-    let chat = vendor.create_chat("A long one").await;
-    let mut ids = Vec::new();
-    for number in 0..230 {
-        ids.push(vendor.post(&chat, &format!("message {number}")).await);
-    }
+    let (chat, ids) = long_chat(&vendor, 230).await;
     browser.show(&mirror.internal_address, &format!("#/{chat}/{}", ids[3])).await;
     eventually!(browser.shows(&ids[3], "message 3").await, "the linked message is fetched");
     let visible = format!(
@@ -229,11 +236,7 @@ async fn scrolling_up_shows_older_messages_without_a_jump() {
     let mirror = Embedded::start(&[]);
     mirror.ready().await;
     let vendor = mirror.vendor();
-    let chat = vendor.create_chat("A long one").await;
-    let mut ids = Vec::new();
-    for number in 0..180 {
-        ids.push(vendor.post(&chat, &format!("message {number}")).await);
-    }
+    let (chat, ids) = long_chat(&vendor, 180).await;
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
     eventually!(browser.shows(&ids[179], "message 179").await, "the last ones are shown");
     assert!(browser.text(&ids[100]).await.is_none(), "older ones are not fetched before they are asked for");

@@ -34,14 +34,19 @@ enum Task {
 #[derive(Subcommand)]
 enum Action {
     /// Start them on free ports and say where they are.
-    Up,
+    Up {
+        /// Start them as containers instead (compose.yaml); needs a docker engine that can pull images.
+        #[arg(long)]
+        compose: bool,
+    },
     /// Stop what `up` started and remove its data.
     Down,
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().task {
-        Task::Services { action: Action::Up } => services::up(),
+        Task::Services { action: Action::Up { compose: false } } => services::up(),
+        Task::Services { action: Action::Up { compose: true } } => services::up_as_containers(),
         Task::Services { action: Action::Down } => services::down(),
         Task::Test { name: Some(name) } if name == "deployment" => deployment::run(),
         Task::Test { name } => test::run(name.as_deref()),

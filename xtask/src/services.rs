@@ -1,8 +1,9 @@
 //! `cargo xtask services`: Kafka, Postgres and Redis for development.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use crate::process::{Server, root, signal};
@@ -21,10 +22,40 @@ fn state() -> PathBuf {
     root().join("target/services.json")
 }
 
-pub fn up() -> anyhow::Result<()> {
+/// What compose.yaml publishes.
+const CONTAINERS: &[&str] = &[
+    "export CHAT_SYNC_KAFKA=127.0.0.1:9092",
+    "export DATABASE_URL=postgres://postgres:postgres@127.0.0.1:5432/postgres",
+    "export REDIS_URL=redis://127.0.0.1:6379",
+];
+
+fn refuse_twice() -> anyhow::Result<()> {
     if state().exists() {
         bail!("services are up already ({}); `cargo xtask services down` stops them", state().display());
     }
+    Ok(())
+}
+
+fn compose(arguments: &[&str]) -> anyhow::Result<()> {
+    // Its own words go where progress goes: standard output is for the shell.
+    let status =
+        Command::new("docker").current_dir(root()).arg("compose").args(arguments).stdout(std::io::stderr()).status();
+    let status = status.context("cannot run docker")?;
+    ensure!(status.success(), "docker compose {} failed; is there a docker engine?", arguments.join(" "));
+    Ok(())
+}
+
+pub fn up_as_containers() -> anyhow::Result<()> {
+    refuse_twice()?;
+    compose(&["up", "--detach", "--wait"])?;
+    std::fs::create_dir_all(root().join("target"))?;
+    std::fs::write(state(), json!({ "compose": true }).to_string())?;
+    CONTAINERS.iter().for_each(|export| println!("{export}"));
+    Ok(())
+}
+
+pub fn up() -> anyhow::Result<()> {
+    refuse_twice()?;
     let folder = tempfile::Builder::new().prefix("chat-sync-services-").tempdir()?.keep();
     eprintln!("Starting Kafka, Postgres and Redis in {}", folder.display());
     let (mut started, mut exports) = (Vec::new(), Vec::new());
@@ -50,6 +81,10 @@ pub fn up() -> anyhow::Result<()> {
 pub fn down() -> anyhow::Result<()> {
     let text = std::fs::read_to_string(state()).context("nothing is up that `cargo xtask services up` started")?;
     let state_value: serde_json::Value = serde_json::from_str(&text)?;
+    if state_value["compose"] == true {
+        compose(&["down", "--volumes"])?;
+        return Ok(std::fs::remove_file(state())?);
+    }
     let folder = PathBuf::from(state_value["folder"].as_str().context("no folder in the state")?);
     for pid in state_value["pids"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64) {
         let pid = u32::try_from(pid)?;

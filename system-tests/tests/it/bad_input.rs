@@ -276,7 +276,14 @@ async fn every_service_ends_cleanly_and_says_how_it_is_until_then() {
         let ready: Value = serde_json::from_str(&get("/readyz").await).unwrap();
         assert!(ready["checks"].as_object().unwrap().len() >= 2, "{ready}");
     }
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("a title that is nobody's business").await;
+    let id = vendor.post(&chat, "a text that is nobody's business").await;
+    vendor.edit(&chat, &id, "nor is nobody's business edited").await;
+    let reader = Reader::watch(&pipeline.internal_address);
+    eventually!(reader.text(&chat, &id).flatten().is_some_and(|text| text.starts_with("nor")), "it went all the way");
     for process in pipeline.processes() {
         assert!(process.terminate().await.success(), "{}", process.printed());
+        assert!(!process.printed().contains("nobody's business"), "what people write is in a log");
     }
 }

@@ -13,6 +13,46 @@ use clap::Parser;
 /// The prefix under which every variable must be known.
 const PREFIX: &str = "CHAT_SYNC_";
 
+/// The settings of all services: they may share an environment, so each accepts the others' and refuses the rest.
+/// `cargo xtask check` holds this list to the services' own.
+pub const SETTINGS: &[&str] = &[
+    "CHAT_SYNC_DATA_DIR",
+    "CHAT_SYNC_EXTERNAL_DATABASE",
+    "CHAT_SYNC_EXTERNAL_KEEP_CHANGES",
+    "CHAT_SYNC_EXTERNAL_LISTEN",
+    "CHAT_SYNC_EXTERNAL_PORT",
+    "CHAT_SYNC_EXTERNAL_QUIET",
+    "CHAT_SYNC_EXTERNAL_REPLAY",
+    "CHAT_SYNC_EXTERNAL_SPEED",
+    "CHAT_SYNC_GATE_DEADLINE",
+    "CHAT_SYNC_GATE_TTL",
+    "CHAT_SYNC_HOLDER",
+    "CHAT_SYNC_INTERNAL_LISTEN",
+    "CHAT_SYNC_INTERNAL_PORT",
+    "CHAT_SYNC_KAFKA",
+    "CHAT_SYNC_LEASE",
+    "CHAT_SYNC_LEASE_NAMESPACE",
+    "CHAT_SYNC_LEASE_RENEW",
+    "CHAT_SYNC_LEASE_TTL",
+    "CHAT_SYNC_LOAD",
+    "CHAT_SYNC_LOG",
+    "CHAT_SYNC_MARKER_EVERY",
+    "CHAT_SYNC_POD",
+    "CHAT_SYNC_POLL_LIMIT",
+    "CHAT_SYNC_POLL_WAIT",
+    "CHAT_SYNC_QUIET",
+    "CHAT_SYNC_REGION",
+    "CHAT_SYNC_REPLAY",
+    "CHAT_SYNC_RING",
+    "CHAT_SYNC_SOURCE",
+    "CHAT_SYNC_SOURCE_URL",
+    "CHAT_SYNC_SPEED",
+    "CHAT_SYNC_SYNCHRONIZER_LISTEN",
+    "CHAT_SYNC_TOPIC_SUFFIX",
+    "CHAT_SYNC_WRITER_GROUP",
+    "CHAT_SYNC_WRITER_LISTEN",
+];
+
 /// Variables with the prefix that are no service's setting: the test suite's.
 const TEST_PREFIX: &str = "CHAT_SYNC_TEST_";
 
@@ -54,7 +94,7 @@ fn refuse_unknown(command: &mut clap::Command, environment: &BTreeMap<String, St
     let mut known: Vec<String> = variables(command).into_iter().map(|(_, name)| name).collect();
     known.extend(secrets(command).into_iter().map(|(_, name)| format!("{name}_FILE")));
     for name in environment.keys().filter(|name| name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX)) {
-        if !known.contains(name) {
+        if !known.contains(name) && !SETTINGS.contains(&name.as_str()) {
             let mut names: Vec<_> = known.iter().filter(|name| name.starts_with(PREFIX)).cloned().collect();
             names.sort();
             return Err(refusal(
@@ -155,7 +195,8 @@ mod tests {
     fn an_unknown_variable_refuses_to_start_and_is_named() {
         let error = read(&[("CHAT_SYNC_EXAMPLE_EVRY", "3s")], &["--url", "x"]).unwrap_err().to_string();
         assert!(error.contains("CHAT_SYNC_EXAMPLE_EVRY") && error.contains("CHAT_SYNC_EXAMPLE_EVERY"), "{error}");
-        assert!(read(&[("OTHER", "3s"), ("CHAT_SYNC_TEST_KAFKA", "")], &["--url", "x"]).is_ok());
+        let others = [("OTHER", "3s"), ("CHAT_SYNC_TEST_KAFKA", ""), ("CHAT_SYNC_KAFKA", "a neighbour's")];
+        assert!(read(&others, &["--url", "x"]).is_ok());
     }
 
     #[test]

@@ -22,8 +22,9 @@ pub fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!(signal = name, "stopping");
+        // First: a log that cannot be written must not keep anybody alive.
         stop.cancel();
+        tracing::info!(signal = name, "stopping");
     });
     Ok(())
 }

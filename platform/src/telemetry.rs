@@ -23,6 +23,8 @@ const QUIET: &str = "rdkafka=off,librdkafka=off,kube_leader_election=warn";
 pub fn start_logging(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Nobody reads what is told about a log that cannot be written, and telling it panics.
+    let builder = builder.log_internal_errors(false);
     let started = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()
     } else {

@@ -52,6 +52,7 @@ const RULES: &[(&str, Rule)] = &[
     ("every Redis key has a time to live", redis_keys_expire),
     ("files are short enough to be read", files_are_short),
     ("the manifests name what the services read", manifests_name_settings),
+    ("every service knows the others' settings", settings_are_listed),
 ];
 
 fn dependency_arrows() -> anyhow::Result<()> {
@@ -142,6 +143,20 @@ fn manifests_name_settings() -> anyhow::Result<()> {
             text.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|name| name.starts_with("CHAT_SYNC_"));
         for name in names {
             ensure!(code.contains(&format!("env = \"{name}\"")), "{} sets {name}, which nobody reads", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// Services may share an environment; a setting that one of them does not know would refuse to start.
+fn settings_are_listed() -> anyhow::Result<()> {
+    let list = std::fs::read_to_string(root().join("platform/src/config.rs"))?;
+    for package in ["external", "synchronizer", "writer", "internal", "all-in-one"] {
+        let file = root().join(package).join("src/config.rs");
+        let text = std::fs::read_to_string(&file)?;
+        for name in text.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let listed = !name.starts_with("CHAT_SYNC_") || list.contains(&format!("    \"{name}\",\n"));
+            ensure!(listed, "{} reads {name}, which is not in platform::config::SETTINGS", file.display());
         }
     }
     Ok(())

@@ -244,6 +244,21 @@ async fn the_mirror_ends_cleanly_when_it_is_told_to() {
     assert!(printed.trim_end().ends_with("ready; Ctrl-C stops"), "nothing but the greeting: {printed}");
 }
 
+#[tokio::test]
+async fn a_service_whose_log_is_gone_can_still_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("external");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new(program);
+    command.env_clear().args(["--listen", &address, "--quiet", "--database"]).arg(folder.path().join("x.sqlite"));
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    system_tests::process::ready(&address).await;
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let status = eventually!(child.try_wait().unwrap(), "it ends");
+    assert!(status.success(), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_tables_can_be_made_beforehand() {
     let Some(url) = postgres_database().await else { return };

@@ -14,7 +14,10 @@ const STOP: Duration = Duration::from_secs(15);
 
 /// The repository's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+    // Cargo says it at every run; what was true when this was compiled may be another checkout that shares a target folder.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
 /// Says what is done, does it, says how long it took; its output goes to `log`.

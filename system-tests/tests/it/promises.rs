@@ -9,7 +9,7 @@ use all_in_one::embedded_store::EmbeddedStore;
 use async_trait::async_trait;
 use contract::{Marker, Record, Timestamp};
 use platform::event_log::{
-    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader as LogReader, Sharing, Topic, TopicSpec,
+    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader as LogReader, Sharing, Topic, TopicPartition, TopicSpec,
 };
 use platform::eventually;
 use platform::health::Health;
@@ -26,6 +26,9 @@ use system_tests::reader::Reader;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use writer::Store;
+use writer::batch::Batch;
+use writer::failure::StoreError;
+use writer::store::{Applied, Progress};
 use writer::suite::message;
 use writer::to_postgres::Postgres;
 
@@ -189,6 +192,16 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
     assert!(error.contains("chat-changes") && error.contains('5') && error.contains("12"), "{error}");
 }
 
+fn one_partition() -> TopicSpec {
+    TopicSpec {
+        name: "chat-changes".into(),
+        partitions: 1,
+        compacted: false,
+        retention_ms: 1000,
+        max_record_bytes: 1 << 20,
+    }
+}
+
 async fn append(log: &EmbeddedLog, ids: std::ops::Range<u64>) {
     let record = |id: u64| {
         let record = Record::Message(message("c", &format!("m{id}"), id + 1));
@@ -207,14 +220,7 @@ async fn append(log: &EmbeddedLog, ids: std::ops::Range<u64>) {
 async fn w3_a_store_that_went_back_in_time_is_caught_up() {
     let Some(url) = postgres_database().await else { return };
     let (log, _folder) = embedded().await;
-    let topic = TopicSpec {
-        name: "chat-changes".into(),
-        partitions: 1,
-        compacted: false,
-        retention_ms: 1000,
-        max_record_bytes: 1 << 20,
-    };
-    log.ensure_topics(&[topic]).await.unwrap();
+    log.ensure_topics(&[one_partition()]).await.unwrap();
     append(&log, 0..15).await;
     let store = Arc::new(Postgres::new(platform::postgres::pool(&url, 2, true).unwrap()));
     let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
@@ -236,6 +242,49 @@ async fn w3_a_store_that_went_back_in_time_is_caught_up() {
     eventually!(count().await == 25, "what the store forgot is applied again");
     let next: i64 = sqlx::query_scalar("SELECT next_offset FROM progress").fetch_one(&pool).await.unwrap();
     assert_eq!(next, 25);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// A store that refuses one message for what it is.
+struct Picky(EmbeddedStore);
+
+#[async_trait]
+impl Store for Picky {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.0.migrate().await
+    }
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
+        self.0.progress().await
+    }
+    async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
+        match batch.messages.iter().any(|message| message.id == "m7") {
+            true => Err(StoreError::Data("not this one".into())),
+            false => self.0.apply(batch).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w4_a_record_that_the_store_refuses_is_found_and_dead_lettered_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Sqlite::open(&folder.path().join("log.sqlite")).await.unwrap();
+    let store = EmbeddedStore::new(db.clone());
+    store.migrate().await.unwrap();
+    let log = EmbeddedLog::open(db.clone()).await.unwrap();
+    log.ensure_topics(&[one_partition()]).await.unwrap();
+    append(&log, 0..20).await;
+    let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
+    let stop = Stop::new();
+    let running =
+        tokio::spawn(writer::run(settings, Arc::new(log), Arc::new(Picky(store)), Health::new(), stop.clone()));
+    let count = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&db.read).await.unwrap();
+    eventually!(count("SELECT coalesce(max(next_offset), 0) FROM progress").await == 20, "all have met their fate");
+    assert_eq!(count("SELECT count(*) FROM messages").await, 19);
+    assert_eq!(
+        count("SELECT count(*) FROM dead_letters WHERE reason = 'refused_by_store' AND \"offset\" = 7").await,
+        1
+    );
     stop.cancel();
     running.await.unwrap().unwrap();
 }

@@ -22,7 +22,8 @@ pub struct Config {
     /// Let nobody chat by themselves.
     #[arg(long, env = "CHAT_SYNC_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
     pub quiet: bool,
-    /// Play these Slack event logs (JSON lines), in this order, instead of the scripted people.
+    /// Play these Slack event logs (JSON lines), in this order, instead of the scripted people;
+    /// in the environment separated by commas.
     #[arg(long, env = "CHAT_SYNC_REPLAY", num_args = 1.., value_delimiter = ',')]
     pub replay: Vec<PathBuf>,
     /// How many times faster than life the log is played, or `max`.

@@ -4,13 +4,7 @@ use platform::lifecycle::{Stop, stop_on_signals};
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
     let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
-    match run(config).await {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("chat-sync: {error:#}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    platform::lifecycle::exit_code("chat-sync", run(config).await)
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

@@ -34,6 +34,13 @@ const REPLIES: &[&str] = &[
     "Fixed, please try again.",
 ];
 
+/// Between two acts: slow enough to read along, quick enough that a newcomer need not wait.
+const PAUSE_MILLIS: std::ops::Range<u64> = 700..2500;
+/// Between two acts of a burst: several to one page of the feed.
+const BURST_PAUSE: Duration = Duration::from_millis(80);
+/// After a burst; long enough to see that the age of the copy stays small while nothing is written.
+const SILENCE: Duration = Duration::from_secs(12);
+
 /// Chats until the stop signal.
 ///
 /// # Errors
@@ -50,13 +57,13 @@ async fn live(vendor: &Vendor) -> anyhow::Result<()> {
     loop {
         for _ in 0..between(8, 16) {
             act(vendor, &chats).await?;
-            tokio::time::sleep(Duration::from_millis(between(700, 2500))).await;
+            tokio::time::sleep(Duration::from_millis(between(PAUSE_MILLIS.start, PAUSE_MILLIS.end))).await;
         }
         for _ in 0..12 {
             act(vendor, &chats).await?;
-            tokio::time::sleep(Duration::from_millis(80)).await;
+            tokio::time::sleep(BURST_PAUSE).await;
         }
-        tokio::time::sleep(Duration::from_secs(12)).await;
+        tokio::time::sleep(SILENCE).await;
     }
 }
 

@@ -18,7 +18,8 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_KEEP_CHANGES", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_changes: u32,
-    /// Play these Slack event logs (JSON lines), in this order, instead of the scripted people.
+    /// Play these Slack event logs (JSON lines), in this order, instead of the scripted people;
+    /// in the environment separated by commas.
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_REPLAY", num_args = 1.., value_delimiter = ',')]
     pub replay: Vec<PathBuf>,
     /// How many times faster than life the log is played, or `max`.

@@ -19,6 +19,10 @@ use crate::shown::ShownMessage;
 /// How often positions are committed and the list of chats is sent, if it has changed.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How often the list of chats is read from the store. The log brings every change of it too; this is for those
+/// that it brought before the ring begins, and tells whether the store answers.
+const WATCH: Duration = Duration::from_secs(5);
+
 /// How long pushes wait for the store at most, where the gate may have forgotten something.
 const STORE: Duration = Duration::from_millis(500);
 
@@ -290,7 +294,7 @@ fn count(answer: &Answer) {
     metrics::counter!("chat_sync_gate_answers_total", "answer" => name).increment(1);
 }
 
-/// Reads the list of chats once, then only watches the store. Never ends.
+/// Keeps the list of chats as the store has it, and watches the store. Never ends.
 async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
     loop {
         match copy.chats().await {
@@ -300,6 +304,6 @@ async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
             }
             Err(error) => check.waiting(error.to_string()),
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(WATCH).await;
     }
 }

@@ -35,12 +35,14 @@ fn readyz(health: &Health) -> impl IntoResponse + use<> {
 /// # Errors
 /// A sentence for people; `flag` is the setting that it names.
 pub async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("port {} on {} is taken; choose another with {flag}", address.port(), address.ip())
         }
         _ => anyhow::Error::new(error).context(format!("cannot listen on {address} ({flag})")),
-    })
+    })?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening");
+    Ok(listener)
 }
 
 /// Serves until the stop signal, then lets requests end.

@@ -1,6 +1,7 @@
 //! How a service lives and ends: its parts, its stop signal, its budget.
 
 use std::future::Future;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
@@ -8,6 +9,17 @@ pub use tokio_util::sync::CancellationToken as Stop;
 
 /// How long the parts may take to end after the stop signal.
 pub const DRAIN_BUDGET: Duration = Duration::from_secs(10);
+
+/// What `main` returns: a failure is one line for people on standard error, without a backtrace.
+pub fn exit_code(program: &str, ended: anyhow::Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Cancels `stop` at the first SIGTERM or SIGINT.
 ///

@@ -7,8 +7,12 @@ use synchronizer::Config;
 use synchronizer::vendor::Vendor;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> std::process::ExitCode {
     let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
+    platform::lifecycle::exit_code("synchronizer", run(config).await)
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
     platform::telemetry::start_logging(&config.log)?;
     platform::telemetry::start_metrics();
     let (stop, health, mut parts) = (Stop::new(), Health::new(), Parts::new());

@@ -1,6 +1,8 @@
 //! What the tests of the whole pipeline share: its processes, a reader like the page, the vendor's API.
 
+pub mod metrics;
 pub mod pipeline;
 pub mod process;
+pub mod proxy;
 pub mod reader;
 pub mod vendor;

@@ -7,8 +7,12 @@ use writer::to_postgres::Postgres;
 use writer::{Command, Config, Store};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> std::process::ExitCode {
     let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
+    platform::lifecycle::exit_code("writer", run(config).await)
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
     platform::telemetry::start_logging(&config.log)?;
     platform::telemetry::start_metrics();
     let store = Arc::new(Postgres::new(platform::postgres::pool(&config.database_url, 4, true)?));

@@ -41,14 +41,7 @@ pub fn run() -> anyhow::Result<()> {
 fn build(cluster: &Cluster, folder: &Path, log: &Path) -> anyhow::Result<()> {
     let programs = folder.join("programs");
     std::fs::create_dir(&programs)?;
-    eprintln!("Building the services");
-    run_command(Command::new("cargo").current_dir(root()).args([
-        "build",
-        "--workspace",
-        "--bins",
-        "--tests",
-        "--locked",
-    ]))?;
+    crate::test::build()?;
     let target = std::env::current_exe()?.parent().context("no folder of programs")?.to_owned();
     for program in PROGRAMS {
         run_command(Command::new("strip").arg("-o").arg(programs.join(program)).arg(target.join(program)))?;

@@ -8,6 +8,8 @@ mod servers;
 mod services;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -43,13 +45,20 @@ enum Action {
     Down,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
         Task::Services { action: Action::Up { compose: false } } => services::up(),
         Task::Services { action: Action::Up { compose: true } } => services::up_as_containers(),
         Task::Services { action: Action::Down } => services::down(),
         Task::Test { name: Some(name) } if name == "deployment" => deployment::run(),
         Task::Test { name } => test::run(name.as_deref()),
         Task::Check => check::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

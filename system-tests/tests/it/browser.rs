@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use platform::eventually;
 use platform::testing::server;
+use system_tests::metrics;
 use system_tests::pipeline::Embedded;
+use system_tests::proxy::Proxy;
+use system_tests::reader::Reader;
 use system_tests::vendor::Vendor;
 use tempfile::TempDir;
 use thirtyfour::prelude::*;
@@ -199,6 +202,34 @@ async fn a_page_whose_server_goes_away_says_so_and_goes_on_by_itself() {
     eventually!(browser.shows(&first, "before, edited").await, "what changed is shown");
     eventually!(browser.state().await == "live", "the chip says live");
     assert_eq!(browser.run("return window.witness.isConnected").await, true, "the page was not drawn anew");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_whose_socket_is_cut_resumes_where_it_was() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let proxy = Proxy::to(&mirror.internal_address).await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("Socket cut").await;
+    let first = vendor.post(&chat, "before the cut").await;
+    browser.show(&proxy.address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&first, "before the cut").await, "the page is up to date");
+    proxy.cut();
+    eventually!(browser.state().await == "offline", "the chip says offline");
+    let second = vendor.post(&chat, "while it was cut").await;
+    vendor.edit(&chat, &first, "before the cut, edited").await;
+    let watcher = Reader::watch(&mirror.internal_address);
+    eventually!(watcher.text(&chat, &second).is_some(), "the server has it");
+    assert!(!browser.shows(&second, "while it was cut").await, "the page cannot have it");
+    let loads = async || metrics::value(&mirror.internal_address, "chat_sync_loads_total").await;
+    let before = loads().await;
+    proxy.restore();
+    eventually!(browser.shows(&second, "while it was cut").await, "what came meanwhile is shown");
+    eventually!(browser.shows(&first, "before the cut, edited").await, "what changed meanwhile is shown");
+    eventually!(browser.state().await == "live", "the chip says live");
+    assert_eq!(loads().await, before, "it resumed; nothing was loaded");
     browser.close().await;
 }
 

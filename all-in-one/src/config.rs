@@ -1,6 +1,7 @@
 //! The settings of the embedded mirror, and what they mean for each of its parts.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +62,10 @@ impl Config {
             poll_wait: Duration::from_secs(1),
             poll_limit: 500,
             marker_every: Duration::from_secs(1),
+            source_budget: NonZeroU32::new(200).unwrap_or(NonZeroU32::MIN),
+            read_again_every: Duration::from_secs(15),
+            reconcile_every: Duration::from_secs(60),
+            reconcile_budget: NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN),
         }
     }
 

@@ -11,14 +11,14 @@ use platform::event_log::TopicPartition;
 use platform::sqlite::Sqlite;
 use sqlx::migrate::Migrator;
 use sqlx::{Sqlite as Db, Transaction};
-use writer::batch::{Batch, DeadLetter, Move};
+use writer::batch::{Batch, DeadLetter, Move, Retried};
 use writer::failure::StoreError;
 use writer::store::{Applied, Fingerprint, Progress, Store};
 
 /// The copy in a SQLite file.
 #[derive(Clone)]
 pub struct EmbeddedStore {
-    db: Sqlite,
+    pub(crate) db: Sqlite,
 }
 
 impl EmbeddedStore {
@@ -56,6 +56,11 @@ impl Store for EmbeddedStore {
         Ok(rows.into_iter().map(progress).collect())
     }
 
+    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
+        let asked = sqlx::query_scalar("INSERT INTO reconcile_requests (reason) VALUES (?) RETURNING id");
+        Ok(asked.bind(reason).fetch_one(&self.db.write).await?)
+    }
+
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         let mut tx = self.db.write.begin().await?;
         for step in &batch.moves {
@@ -76,6 +81,9 @@ impl Store for EmbeddedStore {
         }
         for letter in &batch.dead_letters {
             insert_dead_letter(&mut tx, letter).await?;
+        }
+        for retried in &batch.retried {
+            close_dead_letter(&mut tx, retried).await?;
         }
         tx.commit().await?;
         Ok(Applied::Whole { newer })
@@ -166,8 +174,9 @@ async fn insert_version(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx
 async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO dead_letters \
-         (digest, reason, detail, topic, partition, \"offset\", record_key, raw, raw_length) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+         (digest, reason, detail, topic, partition, \"offset\", record_key, raw, raw_length, from_source) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (digest) DO UPDATE SET state = 'open' WHERE dead_letters.state = 'resolved'",
     )
     .bind(&letter.digest)
     .bind(&letter.reason)
@@ -178,8 +187,19 @@ async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -
     .bind(&letter.key)
     .bind(&letter.raw)
     .bind(offset(letter.raw_length))
+    .bind(letter.from_source)
     .execute(&mut **tx)
     .await?;
+    Ok(())
+}
+
+async fn close_dead_letter(tx: &mut Transaction<'_, Db>, retried: &Retried) -> sqlx::Result<()> {
+    sqlx::query("UPDATE dead_letters SET state = ?, note = coalesce(?, note) WHERE digest = ?")
+        .bind(if retried.failed.is_some() { "open" } else { "resolved" })
+        .bind(&retried.failed)
+        .bind(&retried.digest)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ pub mod config;
 pub mod embedded_gate;
 pub mod embedded_log;
 pub mod embedded_store;
+mod embedded_stored;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -94,8 +95,15 @@ impl AllInOne {
         let settings = config.synchronizer(addresses.external);
         let source = Arc::new(Vendor::new(&settings)?);
         let leadership = Leadership::always();
-        let polling =
-            synchronizer::run(settings, source, log.clone(), leadership, health.part("synchronizer"), stop.clone());
+        let polling = synchronizer::run(
+            settings,
+            source,
+            store.clone(),
+            log.clone(),
+            leadership,
+            health.part("synchronizer"),
+            stop.clone(),
+        );
         parts.spawn("synchronizer", polling);
         let writing = writer::run(config.writer(), log.clone(), store.clone(), health.part("writer"), stop.clone());
         parts.spawn("writer", writing);

@@ -17,6 +17,9 @@ const MAX_DETAIL_BYTES: usize = 1 << 10;
 /// (PostgreSQL's documentation, "Limits"), and a key has two ids.
 pub const MAX_ID_BYTES: usize = 512;
 
+/// The header of a record that is a dead letter's second try: the letter's digest.
+pub const RETRY_HEADER: &str = "chat-sync-retry";
+
 /// A change further ahead of its record's own timestamp than this is not believed, where the source
 /// has no sequence to order by: one day, in microseconds.
 const MAX_AHEAD_MICROS: u64 = 24 * 3600 * 1_000_000;
@@ -43,7 +46,7 @@ pub struct Rejected {
     pub raw: String,
     /// Its whole length, in bytes.
     pub raw_length: u64,
-    /// xxh3 of the whole, 16 hex digits; the record's key.
+    /// xxh3 of the whole, in the one form that it is known by; 16 hex digits; the record's key.
     pub raw_digest: String,
 }
 
@@ -274,6 +277,12 @@ fn cut(mut text: String, bytes: usize) -> String {
 impl Rejected {
     /// Makes the record of an item that could not be understood.
     pub fn new(source: &str, reason: &str, detail: impl Into<String>, raw: &[u8]) -> Self {
+        Self::known_as(raw, source, reason, detail, raw)
+    }
+
+    /// As [`Rejected::new`], for an item that the source may write in several ways: `canonical` is the one that it
+    /// is known by.
+    pub fn known_as(canonical: &[u8], source: &str, reason: &str, detail: impl Into<String>, raw: &[u8]) -> Self {
         // U+0000 is legal JSON but no store's text; its visible stand-in is U+2400.
         let kept = String::from_utf8_lossy(&raw[..raw.len().min(MAX_RAW_BYTES)]).replace('\0', "\u{2400}");
         Self {
@@ -283,7 +292,7 @@ impl Rejected {
             detail: cut(detail.into(), MAX_DETAIL_BYTES),
             raw: kept,
             raw_length: raw.len() as u64,
-            raw_digest: format!("{:016x}", xxh3_64(raw)),
+            raw_digest: format!("{:016x}", xxh3_64(canonical)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Chats and messages as the vendor knows them, and everything that can be done to them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use platform::sqlite::Sqlite;
@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::{Mutex, watch};
 
 use crate::feed::Feed;
+use crate::misbehaviour::Misbehaviour;
 use crate::store;
 
 /// Microseconds since the Unix epoch; on the wire RFC 3339 with six decimals.
@@ -71,7 +72,8 @@ pub enum Refusal {
 #[derive(Clone)]
 pub struct Vendor {
     pub(crate) db: Sqlite,
-    pub(crate) feed: Feed,
+    feed: Arc<RwLock<Feed>>,
+    pub misbehaviour: Arc<Misbehaviour>,
     /// The last sequence given; long polls wait on it.
     pub(crate) latest: Arc<watch::Sender<i64>>,
     /// Held from reading a row to writing it: an edit must not bring back what was deleted meanwhile.
@@ -88,14 +90,38 @@ impl Vendor {
     pub async fn open(db: Sqlite, keep_changes: u32) -> anyhow::Result<Self> {
         store::migrate(&db).await?;
         let (feed, sequence) = store::feed(&db, keep_changes).await?;
-        Ok(Self { db, feed, latest: Arc::new(watch::Sender::new(sequence)), turn: Arc::default() })
+        let latest = Arc::new(watch::Sender::new(sequence));
+        Ok(Self { db, feed: Arc::new(RwLock::new(feed)), misbehaviour: Arc::default(), latest, turn: Arc::default() })
+    }
+
+    /// The feed as it is now: a restore begins another generation.
+    pub(crate) fn feed(&self) -> Feed {
+        self.feed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the clock says that rows are written by.
+    fn now(&self) -> Micros {
+        Micros(Micros::now().0 + self.misbehaviour.clock_error())
+    }
+
+    /// As after a disaster: everything comes back from a backup that lacks the last `lose` messages written, the
+    /// feed begins a new generation, and sequences start again.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn restore_from_backup(&self, lose: u32) -> Result<u32, Refusal> {
+        let _turn = self.turn.lock().await;
+        let (generation, sequence) = store::restore(&self.db, lose).await?;
+        self.feed.write().unwrap_or_else(PoisonError::into_inner).generation = generation;
+        self.latest.send_replace(sequence);
+        Ok(generation)
     }
 
     /// # Errors
     /// [`Refusal::Invalid`] if the title is empty or too long.
     pub async fn create_chat(&self, title: &str) -> Result<Chat, Refusal> {
         let title = name("title", title)?;
-        self.put_chat(new_chat(unique_id("c"), title, Micros::now())).await
+        self.put_chat(new_chat(unique_id("c"), title, self.now())).await
     }
 
     /// # Errors
@@ -104,7 +130,7 @@ impl Vendor {
         let title = name("title", title)?;
         let _turn = self.turn.lock().await;
         let chat = self.living_chat(id).await?;
-        self.put_chat(Chat { title, edited_at: Some(Micros::now()), ..chat }).await
+        self.put_chat(Chat { title, edited_at: Some(self.now()), ..chat }).await
     }
 
     /// # Errors
@@ -112,7 +138,7 @@ impl Vendor {
     pub async fn delete_chat(&self, id: &str) -> Result<Chat, Refusal> {
         let _turn = self.turn.lock().await;
         let chat = self.living_chat(id).await?;
-        self.put_chat(Chat { deleted_at: Some(Micros::now()), deleted: true, ..chat }).await
+        self.put_chat(Chat { deleted_at: Some(self.now()), deleted: true, ..chat }).await
     }
 
     /// # Errors
@@ -132,7 +158,7 @@ impl Vendor {
             parent_id: parent.map(str::to_owned),
             author,
             text: Some(text),
-            created_at: Micros::now(),
+            created_at: self.now(),
             edited_at: None,
             deleted_at: None,
             deleted: false,
@@ -147,7 +173,7 @@ impl Vendor {
         let text = words(text)?;
         let _turn = self.turn.lock().await;
         let message = self.living_message(chat, id).await?;
-        self.put_message(Message { text: Some(text), edited_at: Some(Micros::now()), ..message }).await
+        self.put_message(Message { text: Some(text), edited_at: Some(self.now()), ..message }).await
     }
 
     /// # Errors
@@ -155,7 +181,7 @@ impl Vendor {
     pub async fn delete(&self, chat: &str, id: &str) -> Result<Message, Refusal> {
         let _turn = self.turn.lock().await;
         let message = self.living_message(chat, id).await?;
-        self.put_message(tombstone(message, Micros::now())).await
+        self.put_message(tombstone(message, self.now())).await
     }
 
     /// # Errors
@@ -193,13 +219,15 @@ impl Vendor {
     }
 
     pub(crate) async fn put_chat(&self, chat: Chat) -> Result<Chat, Refusal> {
-        let chat = store::put_chat(&self.db, &self.feed, chat).await?;
+        let chat = store::put_chat(&self.db, &self.feed(), chat).await?;
+        self.misbehaviour.written(chat.sequence, None);
         self.announce(chat.sequence);
         Ok(chat)
     }
 
     pub(crate) async fn put_message(&self, message: Message) -> Result<Message, Refusal> {
-        let message = store::put_message(&self.db, &self.feed, message).await?;
+        let message = store::put_message(&self.db, &self.feed(), message).await?;
+        self.misbehaviour.written(message.sequence, Some(&message.id));
         self.announce(message.sequence);
         Ok(message)
     }

@@ -1,26 +1,31 @@
 //! The vendor's REST API, its change feed, and its page.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json as AxumJson, Router};
 use platform::lifecycle::Stop;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::chat::{Refusal, Vendor};
 use crate::feed::BadCursor;
+use crate::misbehaviour::{Fault, Scope, Switches};
 use crate::store;
 
 /// The greatest request body, in bytes: 16 MiB.
 const MAX_BODY: usize = 16 << 20;
 const MAX_WAIT: Duration = Duration::from_secs(60);
 const MAX_LIMIT: u32 = 1000;
+/// About how large a page of the feed gets, in bytes.
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[derive(Clone)]
 struct App {
@@ -36,6 +41,8 @@ pub fn router(vendor: Vendor, stop: Stop) -> Router {
         .route("/api/chats/{chat}/messages", post(post_message).get(list_messages))
         .route("/api/chats/{chat}/messages/{message}", patch(edit_message).delete(delete_message))
         .route("/api/changes", get(changes))
+        .route("/api/misbehaviour", get(get_misbehaviour).put(put_misbehaviour))
+        .route("/api/misbehaviour/restore", post(restore))
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("../web/index.html")) }))
         .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/app.js")) }))
         .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("../web/style.css")) }))
@@ -149,6 +156,70 @@ struct Text {
 
 type Answer = Result<Response, Problem>;
 
+/// Who asks: this vendor's own page, which it treats well, or a client like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Page,
+    Client,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(if parts.headers.contains_key("x-vendor-page") { Self::Page } else { Self::Client })
+    }
+}
+
+impl Caller {
+    /// Answers a read; a client gets it as this vendor was told to answer.
+    fn page<T: Serialize>(self, app: &App, scope: Scope, page: impl FnOnce(bool) -> T) -> Answer {
+        let misbehaviour = &app.vendor.misbehaviour;
+        if self == Self::Page {
+            return ok(page(false));
+        }
+        let route = if scope == Scope::Feed { "feed" } else { "listings" };
+        metrics::counter!("chat_sync_external_reads_total", "route" => route).increment(1);
+        if let Some(refusal) = misbehaviour.refusal(scope) {
+            return Ok(refusal);
+        }
+        let json =
+            serde_json::to_string(&page(true)).map_err(|error| Refusal::Database(sqlx::Error::Decode(error.into())))?;
+        Ok(misbehaviour.answer(scope, json))
+    }
+}
+
+#[derive(Serialize)]
+struct Chats {
+    generation: u32,
+    chats: Vec<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Messages {
+    generation: u32,
+    messages: Vec<Box<RawValue>>,
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct Changes {
+    generation: u32,
+    changes: Vec<Box<RawValue>>,
+    next: String,
+    more: bool,
+}
+
+/// Rows as JSON; with `rude`, their texts may be strange.
+fn served<T: Serialize>(app: &App, rude: bool, rows: &[T]) -> Vec<Box<RawValue>> {
+    let json = rows.iter().filter_map(|row| serde_json::to_string(row).ok());
+    json.map(|row| if rude { app.vendor.misbehaviour.strange(row) } else { row }).filter_map(raw).collect()
+}
+
+fn raw(json: String) -> Option<Box<RawValue>> {
+    RawValue::from_string(json).inspect_err(|error| tracing::error!(%error, "a row that is no JSON")).ok()
+}
+
 fn created(row: impl serde::Serialize) -> Answer {
     Ok((StatusCode::CREATED, AxumJson(row)).into_response())
 }
@@ -161,8 +232,10 @@ async fn create_chat(State(app): State<App>, Json(body): Json<Title>) -> Answer 
     created(app.vendor.create_chat(&body.title).await?)
 }
 
-async fn list_chats(State(app): State<App>) -> Answer {
-    ok(json!({ "generation": app.vendor.feed.generation, "chats": app.vendor.chats().await? }))
+async fn list_chats(State(app): State<App>, caller: Caller) -> Answer {
+    let generation = app.vendor.feed().generation;
+    let rows = app.vendor.chats().await?;
+    caller.page(&app, Scope::Listings, |rude| Chats { generation, chats: served(&app, rude, &rows) })
 }
 
 async fn get_chat(State(app): State<App>, Path(chat): Path<String>) -> Answer {
@@ -200,10 +273,16 @@ struct Page {
     limit: Option<u32>,
 }
 
-async fn list_messages(State(app): State<App>, Path(chat): Path<String>, Query(page): Query<Page>) -> Answer {
+async fn list_messages(
+    State(app): State<App>,
+    Path(chat): Path<String>,
+    Query(page): Query<Page>,
+    caller: Caller,
+) -> Answer {
     let limit = bounded(page.limit, 100)?;
-    let (messages, more) = app.vendor.messages(&chat, page.before.as_deref(), limit).await?;
-    ok(json!({ "generation": app.vendor.feed.generation, "messages": messages, "more": more }))
+    let generation = app.vendor.feed().generation;
+    let (rows, more) = app.vendor.messages(&chat, page.before.as_deref(), limit).await?;
+    caller.page(&app, Scope::Listings, |rude| Messages { generation, messages: served(&app, rude, &rows), more })
 }
 
 #[derive(Deserialize)]
@@ -215,17 +294,17 @@ struct Poll {
 }
 
 /// The long poll: answers at once when there is something behind the cursor, else after `wait` seconds.
-async fn changes(State(app): State<App>, Query(poll): Query<Poll>) -> Answer {
+async fn changes(State(app): State<App>, Query(poll): Query<Poll>, caller: Caller) -> Answer {
     let limit = bounded(poll.limit, 500)?;
     let wait = Duration::from_secs(poll.wait.unwrap_or(0)).min(MAX_WAIT);
     let vendor = &app.vendor;
+    let rude = caller == Caller::Client;
+    if rude && poll.after.is_some() && vendor.misbehaviour.strikes(Fault::ExpiredCursors, Scope::Feed).is_some() {
+        return Err(bad_cursor(BadCursor::Expired));
+    }
     let mut latest = vendor.latest.subscribe();
-    let (oldest, last) = store::ends(&vendor.db).await.map_err(Refusal::from)?;
-    let after = match &poll.after {
-        None => oldest.map_or(last, |oldest| oldest - 1),
-        Some(cursor) => vendor.feed.sequence(cursor, oldest, last).map_err(bad_cursor)?,
-    };
-    if *latest.borrow() <= after && last <= after {
+    let after = place(vendor, poll.after.as_deref()).await?;
+    if *latest.borrow() <= after {
         let waiting = metrics::gauge!("chat_sync_external_waiting_polls");
         waiting.increment(1.0);
         tokio::select! {
@@ -240,19 +319,64 @@ async fn changes(State(app): State<App>, Query(poll): Query<Poll>) -> Answer {
         // Forgotten while this poll waited.
         return Err(bad_cursor(BadCursor::Expired));
     }
+    if poll.after.is_some() {
+        // Or restored from a backup.
+        place(vendor, poll.after.as_deref()).await?;
+    }
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    let next = vendor.feed.cursor(rows.last().map_or(after, |(sequence, _)| *sequence));
-    let changes = rows.into_iter().map(|(_, body)| RawValue::from_string(body)).collect::<Result<Vec<_>, _>>();
-    let changes = changes.map_err(|error| Refusal::Database(sqlx::Error::Decode(error.into())))?;
-    #[derive(serde::Serialize)]
-    struct Changes {
-        generation: u32,
-        changes: Vec<Box<RawValue>>,
-        next: String,
-        more: bool,
+    let (kept, more) = match fitting(&rows) {
+        kept if kept < rows.len() => (kept, true),
+        kept => (kept, more),
+    };
+    rows.truncate(kept);
+    let feed = vendor.feed();
+    let next = feed.cursor(rows.last().map_or(after, |(sequence, _)| *sequence));
+    caller.page(&app, Scope::Feed, |rude| {
+        let rows = if rude { vendor.misbehaviour.feed_page(rows) } else { rows.into_iter().map(|row| row.1).collect() };
+        Changes { generation: feed.generation, changes: rows.into_iter().filter_map(raw).collect(), next, more }
+    })
+}
+
+/// The sequence that a cursor stands behind; without one, the one before the oldest that is kept.
+async fn place(vendor: &Vendor, cursor: Option<&str>) -> Result<i64, Problem> {
+    let (oldest, last) = store::ends(&vendor.db).await.map_err(Refusal::from)?;
+    match cursor {
+        None => Ok(oldest.map_or(last, |oldest| oldest - 1)),
+        Some(cursor) => vendor.feed().sequence(cursor, oldest, last).map_err(bad_cursor),
     }
-    ok(Changes { generation: vendor.feed.generation, changes, next, more })
+}
+
+/// How many of these rows fit into one page; one does, however large it is.
+fn fitting(rows: &[(i64, String)]) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&(i64, String)| {
+        bytes += row.1.len();
+        bytes <= MAX_PAGE_BYTES
+    };
+    rows.iter().take_while(fits).count().max(rows.len().min(1))
+}
+
+async fn get_misbehaviour(State(app): State<App>) -> Answer {
+    ok(app.vendor.misbehaviour.switches())
+}
+
+async fn put_misbehaviour(State(app): State<App>, Json(switches): Json<Switches>) -> Answer {
+    let refused = |why| Problem::new(StatusCode::BAD_REQUEST, "bad_request", why);
+    app.vendor.misbehaviour.set(switches).map_err(refused)?;
+    ok(app.vendor.misbehaviour.switches())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restore {
+    #[serde(default)]
+    lose: u32,
+}
+
+/// Everything comes back from a backup, without the last messages.
+async fn restore(State(app): State<App>, Json(body): Json<Restore>) -> Answer {
+    ok(json!({ "generation": app.vendor.restore_from_backup(body.lose).await? }))
 }
 
 fn bad_cursor(bad: BadCursor) -> Problem {

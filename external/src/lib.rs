@@ -7,6 +7,7 @@ pub mod chat;
 pub mod config;
 pub mod feed;
 pub mod http_api;
+pub mod misbehaviour;
 pub mod replay;
 mod slack_log;
 mod store;

@@ -97,9 +97,9 @@ async fn apply(vendor: &Vendor, name: &str, done: usize, step: Step) -> anyhow::
         Ok(row) => {
             if !known_chat {
                 let chat = chat::new_chat(step.channel.clone(), format!("#{}", step.channel), step.at);
-                store::put_chat_in(&mut tx, &vendor.feed, chat).await?;
+                store::put_chat_in(&mut tx, &vendor.feed(), chat).await?;
             }
-            store::put_message_in(&mut tx, &vendor.feed, row).await?;
+            store::put_message_in(&mut tx, &vendor.feed(), row).await?;
             None
         }
         Err(reason) => Some(reason),

@@ -101,6 +101,34 @@ pub(crate) async fn ends(db: &Sqlite) -> sqlx::Result<(Option<i64>, i64)> {
         .await
 }
 
+/// Gives the new generation and the last sequence.
+pub(crate) async fn restore(db: &Sqlite, lose: u32) -> sqlx::Result<(u32, i64)> {
+    let mut tx = db.write.begin().await?;
+    sqlx::query(
+        "DELETE FROM vendor_messages WHERE (chat_id, id) IN \
+         (SELECT chat_id, id FROM vendor_messages ORDER BY sequence DESC LIMIT ?)",
+    )
+    .bind(lose)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::raw_sql(
+        "DELETE FROM vendor_changes;
+         UPDATE vendor_chats SET sequence = fresh.place FROM
+             (SELECT id, row_number() OVER (ORDER BY created_at, id) AS place FROM vendor_chats) AS fresh
+             WHERE fresh.id = vendor_chats.id;
+         UPDATE vendor_messages SET sequence = (SELECT count(*) FROM vendor_chats) + fresh.place FROM
+             (SELECT chat_id, id, row_number() OVER (ORDER BY created_at, id) AS place FROM vendor_messages) AS fresh
+             WHERE fresh.chat_id = vendor_messages.chat_id AND fresh.id = vendor_messages.id;
+         UPDATE vendor_feed SET generation = generation + 1,
+             sequence = (SELECT count(*) FROM vendor_chats) + (SELECT count(*) FROM vendor_messages);",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let restored = sqlx::query_as("SELECT generation, sequence FROM vendor_feed").fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(restored)
+}
+
 pub(crate) async fn put_chat(db: &Sqlite, feed: &Feed, chat: Chat) -> sqlx::Result<Chat> {
     let mut tx = db.write.begin().await?;
     let chat = put_chat_in(&mut tx, feed, chat).await?;

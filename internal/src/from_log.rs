@@ -296,14 +296,20 @@ fn count(answer: &Answer) {
 
 /// Keeps the list of chats as the store has it, and watches the store. Never ends.
 async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
+    let mut waits = retry::reconnecting();
     loop {
-        match copy.chats().await {
+        let wait = match copy.chats().await {
             Ok(chats) => {
                 hub.put_chats(chats);
                 check.ready("answers");
+                waits = retry::reconnecting();
+                WATCH
             }
-            Err(error) => check.waiting(error.to_string()),
-        }
-        tokio::time::sleep(WATCH).await;
+            Err(error) => {
+                check.waiting(error.to_string());
+                waits.next().unwrap_or(WATCH)
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }

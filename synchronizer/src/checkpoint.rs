@@ -6,9 +6,15 @@ use std::time::{Duration, Instant};
 use contract::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::reconcile;
+
 /// How far back the cursors are remembered that a new leader starts from: rows that the source shows
 /// late, behind its own cursor, are read again for so long.
 pub const OVERLAP: Duration = Duration::from_secs(60);
+
+/// And how many rows that may be at most: of a very busy source, less than a minute is read again, and rows that
+/// come later than that are found by the next reconcile.
+pub const OVERLAP_ROWS: u64 = 200_000;
 
 /// What is stored under `source/region`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +25,12 @@ pub struct Checkpoint {
     pub number: u64,
     pub cursor: Option<String>,
     pub settled: Option<String>,
+    /// The feed's generation, once it was served.
+    #[serde(default)]
+    pub generation: Option<u32>,
+    /// Rounds that are under way, or done.
+    #[serde(default)]
+    pub reconcile: reconcile::State,
     pub at: Timestamp,
 }
 
@@ -30,34 +42,54 @@ impl Checkpoint {
 
 /// The cursors of the last [`OVERLAP`], oldest first. Cursors are opaque: they can only be remembered.
 #[derive(Debug)]
-pub struct Remembered(VecDeque<(Instant, Option<String>)>);
+pub struct Remembered {
+    cursors: VecDeque<Left>,
+    /// Rows that were read, ever.
+    rows: u64,
+}
+
+/// A cursor, when the leader came to it, and how many rows it had read by then.
+#[derive(Debug)]
+struct Left {
+    at: Instant,
+    rows: u64,
+    cursor: Option<String>,
+}
 
 impl Remembered {
     pub fn new(cursor: Option<String>, now: Instant) -> Self {
-        Self(VecDeque::from([(now, cursor)]))
+        Self { cursors: VecDeque::from([Left { at: now, rows: 0, cursor }]), rows: 0 }
     }
 
     /// Where the leader is.
     pub fn cursor(&self) -> Option<&str> {
-        self.0.back().and_then(|(_, cursor)| cursor.as_deref())
+        self.cursors.back().and_then(|left| left.cursor.as_deref())
     }
 
     /// Where a new leader should start.
     pub fn settled(&self) -> Option<&str> {
-        self.0.front().and_then(|(_, cursor)| cursor.as_deref())
+        self.cursors.front().and_then(|left| left.cursor.as_deref())
     }
 
-    pub fn advance(&mut self, cursor: String, now: Instant) {
+    /// Where to read again from: as [`Remembered::settled`], but never from the feed's beginning, which may be far.
+    pub fn oldest(&self) -> Option<&str> {
+        self.cursors.iter().find_map(|left| left.cursor.as_deref())
+    }
+
+    /// Moves on behind a page of `rows` rows.
+    pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
+        self.rows += rows;
         if self.cursor() != Some(&cursor) {
-            self.0.push_back((now, Some(cursor)));
+            self.cursors.push_back(Left { at: now, rows: self.rows, cursor: Some(cursor) });
         }
         self.forget(now);
     }
 
     /// Forgets what was left before the overlap began.
     pub fn forget(&mut self, now: Instant) {
-        while self.0.get(1).is_some_and(|(left, _)| now.duration_since(*left) >= OVERLAP) {
-            self.0.pop_front();
+        let old = |left: &Left| now.duration_since(left.at) >= OVERLAP || self.rows - left.rows >= OVERLAP_ROWS;
+        while self.cursors.get(1).is_some_and(old) {
+            self.cursors.pop_front();
         }
     }
 }
@@ -71,10 +103,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut remembered = Remembered::new(None, start);
-        remembered.advance("1".into(), at(10));
-        remembered.advance("2".into(), at(50));
+        remembered.advance("1".into(), 1, at(10));
+        remembered.advance("2".into(), 1, at(50));
         assert_eq!((remembered.settled(), remembered.cursor()), (None, Some("2")));
-        remembered.advance("3".into(), at(71));
+        remembered.advance("3".into(), 1, at(71));
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("1"), Some("3")));
         remembered.forget(at(110));
         assert_eq!(remembered.settled(), Some("2"));
@@ -83,12 +115,22 @@ mod tests {
     }
 
     #[test]
+    fn of_a_busy_source_fewer_cursors_are_remembered() {
+        let start = Instant::now();
+        let mut remembered = Remembered::new(None, start);
+        for page in 1..=10 {
+            remembered.advance(page.to_string(), OVERLAP_ROWS / 4, start);
+        }
+        assert_eq!((remembered.settled(), remembered.cursor()), (Some("6"), Some("10")));
+    }
+
+    #[test]
     fn a_cursor_that_stays_is_remembered_once() {
         let start = Instant::now();
         let mut remembered = Remembered::new(Some("1".into()), start);
         for second in 0..1000 {
-            remembered.advance("1".into(), start + Duration::from_secs(second));
+            remembered.advance("1".into(), 0, start + Duration::from_secs(second));
         }
-        assert_eq!(remembered.0.len(), 1);
+        assert_eq!(remembered.cursors.len(), 1);
     }
 }

@@ -1,10 +1,11 @@
 //! The synchronizer's settings.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context;
-use platform::config::duration;
+use platform::config::{Secret, duration};
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::{Parts, Stop};
 
@@ -17,6 +18,10 @@ pub struct Config {
     /// Kafka's brokers, as `host:port`, separated by commas.
     #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
     pub kafka: String,
+    /// The copy's database, as postgres://user:password@host:port/database; only read, to compare with the source.
+    /// Also from the file that DATABASE_URL_FILE names.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "CHAT_SYNC_SYNCHRONIZER_LISTEN", default_value = "127.0.0.1:30003")]
     pub listen: SocketAddr,
@@ -65,6 +70,18 @@ pub struct Settings {
     /// How often markers and the checkpoint are written.
     #[arg(long, env = "CHAT_SYNC_MARKER_EVERY", default_value = "1s", value_parser = duration)]
     pub marker_every: Duration,
+    /// How many requests a second the source gets at most, of all kinds together.
+    #[arg(long, env = "CHAT_SYNC_SOURCE_BUDGET", default_value = "200")]
+    pub source_budget: NonZeroU32,
+    /// How often the feed's last minute is read again, for rows that appear late.
+    #[arg(long, env = "CHAT_SYNC_READ_AGAIN_EVERY", default_value = "15s", value_parser = duration)]
+    pub read_again_every: Duration,
+    /// How long after one slow comparison with the whole source the next one begins.
+    #[arg(long, env = "CHAT_SYNC_RECONCILE_EVERY", default_value = "5m", value_parser = duration)]
+    pub reconcile_every: Duration,
+    /// How many requests a second a slow comparison takes, within the budget of all.
+    #[arg(long, env = "CHAT_SYNC_RECONCILE_BUDGET", default_value = "5")]
+    pub reconcile_budget: NonZeroU32,
 }
 
 fn whole_seconds(text: &str) -> Result<Duration, String> {

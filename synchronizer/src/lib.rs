@@ -3,11 +3,18 @@
 //! One leader at a time saves work; any number of leaders at once lose nothing, because a claim
 //! (marker or checkpoint) is only written after the acks of everything that it claims.
 
+pub mod append;
+pub mod budget;
 pub mod checkpoint;
+pub mod compare;
 pub mod config;
+pub mod dead_letters;
 pub mod leader;
+pub mod postgres_stored;
+pub mod reconcile;
 pub mod seen;
 pub mod source;
+pub mod stored;
 pub mod to_log;
 pub mod translate;
 pub mod vendor;
@@ -21,8 +28,9 @@ use platform::lifecycle::Stop;
 use platform::retry;
 
 pub use config::{Config, Settings};
-use leader::Leader;
+use leader::{Leader, World};
 use source::Source;
+use stored::Stored;
 use to_log::ToLog;
 
 /// Polls whenever this process leads, until the stop signal.
@@ -32,37 +40,43 @@ use to_log::ToLog;
 pub async fn run(
     settings: Settings,
     source: Arc<dyn Source>,
+    stored: Arc<dyn Stored>,
     log: Arc<dyn EventLog>,
     mut leadership: Leadership,
     health: Health,
     stop: Stop,
 ) -> anyhow::Result<()> {
-    let (log_check, source_check) = (health.check("log"), health.check("source"));
-    let role_check = health.check("leadership");
-    let describe = tokio::spawn(describe_role(leadership.clone(), role_check));
+    let log_check = health.check("log");
+    let describe = tokio::spawn(describe_role(leadership.clone(), health.check("leadership")));
     let to_log = tokio::select! {
         to_log = open_log(&settings, &log, &log_check) => to_log?,
         () = stop.cancelled() => return Ok(()),
     };
-    loop {
-        source_check.ready("standby: the leader polls");
+    let world = World::new(settings, source, stored, to_log, log_check, &health);
+    while !stop.is_cancelled() {
+        for check in [&world.source_check, &world.reconcile_check] {
+            check.ready("standby: the leader does it");
+        }
         tokio::select! {
             () = leadership.elected() => {}
             () = stop.cancelled() => break,
         }
-        let mut leader =
-            Leader::new(&settings, source.clone(), to_log.clone(), source_check.clone(), log_check.clone());
         let mut lost = leadership.clone();
         tokio::select! {
-            led = leader.lead(&stop) => led?,
+            () = lead(&world, &stop) => {}
             () = lost.lost() => tracing::info!("leads no more"),
-        }
-        if stop.is_cancelled() {
-            break;
         }
     }
     describe.abort();
     Ok(())
+}
+
+async fn lead(world: &World, stop: &Stop) {
+    let leader = tokio::select! {
+        leader = Leader::begin(world.clone()) => leader,
+        () = stop.cancelled() => return,
+    };
+    leader.lead(stop).await;
 }
 
 async fn open_log(

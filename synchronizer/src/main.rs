@@ -4,6 +4,7 @@ use platform::event_log::kafka::Kafka;
 use platform::health::Health;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop, stop_on_signals};
 use synchronizer::Config;
+use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::vendor::Vendor;
 
 #[tokio::main]
@@ -22,7 +23,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let leadership = config.leadership(&mut parts, &stop).await?;
     let source = Arc::new(Vendor::new(&config.settings)?);
     let log = Arc::new(Kafka::new(&config.kafka)?);
-    let run = synchronizer::run(config.settings, source, log, leadership, health, stop.clone());
+    let stored = Arc::new(PostgresStored::new(platform::postgres::pool(&config.database_url, 2, false)?));
+    let run = synchronizer::run(config.settings, source, stored, log, leadership, health, stop.clone());
     parts.spawn("synchronizer", run);
     parts.join(&stop, DRAIN_BUDGET).await
 }

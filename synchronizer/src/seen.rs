@@ -2,16 +2,18 @@
 //! duplicates, which the versions make harmless.
 
 use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
 
 use contract::Record;
 use lru::LruCache;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// How many (key, version) pairs are remembered: 16 bytes each and the cache's own.
-const CAPACITY: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
+/// How many (key, version) pairs are remembered: about 100 bytes each. More than what is read again every few
+/// seconds (`checkpoint::OVERLAP_ROWS`), else that would be appended again and again.
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(500_000).unwrap();
 
-/// The (key, version) pairs that were appended last.
-pub struct Seen(LruCache<u128, ()>);
+/// The (key, version) pairs that were appended last, and when.
+pub struct Seen(LruCache<u128, Instant>);
 
 impl Default for Seen {
     fn default() -> Self {
@@ -20,14 +22,16 @@ impl Default for Seen {
 }
 
 impl Seen {
-    pub fn contains(&mut self, record: &Record) -> bool {
-        fingerprint(record).is_some_and(|fingerprint| self.0.get(&fingerprint).is_some())
+    /// Whether the record was appended within `lately` before `now`.
+    pub fn contains(&mut self, record: &Record, now: Instant, lately: Duration) -> bool {
+        let known = fingerprint(record).and_then(|fingerprint| self.0.get(&fingerprint));
+        known.is_some_and(|appended| now.duration_since(*appended) <= lately)
     }
 
     /// Call it after the acks only.
-    pub fn insert(&mut self, record: &Record) {
+    pub fn insert(&mut self, record: &Record, now: Instant) {
         if let Some(fingerprint) = fingerprint(record) {
-            self.0.put(fingerprint, ());
+            self.0.put(fingerprint, now);
         }
     }
 }

@@ -8,11 +8,12 @@ use serde_json::value::RawValue;
 /// A chat service that is read from.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// The changes behind the cursor; `None` begins with the oldest that the source still has.
-    async fn poll(&self, after: Option<&str>) -> Outcome<Page>;
+    /// The changes behind the cursor; `None` begins with the oldest that the source still has. Where there is
+    /// none, the source may keep the request open for `wait`.
+    async fn poll(&self, after: Option<&str>, wait: Duration) -> Outcome<Page>;
 
-    /// All rows as they are now, a page at a time; `None` begins.
-    async fn list(&self, at: Option<ListCursor>) -> Outcome<Listing>;
+    /// Rows as they are now, a page at a time.
+    async fn list(&self, at: &ListAt) -> Outcome<Listing>;
 }
 
 /// What came of a request; each is handled another way.
@@ -32,6 +33,54 @@ pub enum Outcome<T> {
     Unavailable(String),
 }
 
+impl<T> Outcome<T> {
+    /// Another answer, and everything else as it is.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Answered(answer) => Outcome::Answered(change(answer)),
+            Self::RateLimited { scope, retry_after } => Outcome::RateLimited { scope, retry_after },
+            Self::CursorExpired(why) => Outcome::CursorExpired(why),
+            Self::Gone(why) => Outcome::Gone(why),
+            Self::Unauthorized(why) => Outcome::Unauthorized(why),
+            Self::Unavailable(why) => Outcome::Unavailable(why),
+        }
+    }
+
+    /// A word for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::CursorExpired(_) => "cursor_expired",
+            Self::Gone(_) => "gone",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Why the source is waited for, and how long.
+    pub fn reason_and_wait(&self, waits: &mut impl Iterator<Item = Duration>) -> (String, Duration) {
+        let wait = waits.next().unwrap_or(LONGEST_WAIT);
+        match self {
+            Self::RateLimited { scope, retry_after } => {
+                let wait = wait.max(*retry_after);
+                (format!("rate-limited ({scope}), waiting {} s", wait.as_secs()), wait)
+            }
+            Self::Unauthorized(why) => (format!("not allowed: {why}"), LONGEST_WAIT),
+            Self::Unavailable(why) | Self::CursorExpired(why) | Self::Gone(why) => (why.clone(), wait),
+            Self::Answered(_) => ("answers".into(), Duration::ZERO),
+        }
+    }
+}
+
+/// How long a source that does not answer is left alone at most, unless it says so itself.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The waits for a source that does not answer.
+pub fn waits() -> impl Iterator<Item = Duration> + Send {
+    platform::retry::backoff(Duration::from_millis(200), LONGEST_WAIT)
+}
+
 /// A page of the feed. The items are read one by one later: one that cannot be understood spoils no other.
 #[derive(Debug)]
 pub struct Page {
@@ -47,20 +96,24 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Listing {
     pub generation: u32,
-    pub items: Vec<(ItemKind, Box<RawValue>)>,
+    pub items: Vec<Box<RawValue>>,
     /// Where to go on; `None` at the end.
-    pub next: Option<ListCursor>,
+    pub next: Option<ListAt>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ItemKind {
-    Chat,
-    Message,
-}
-
-/// Where a listing stands: the chats that are still to be listed, and the message to go on before.
+/// Which rows are listed, and from where on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListCursor {
-    pub chats: Vec<String>,
-    pub before: Option<String>,
+pub enum ListAt {
+    Chats,
+    /// A chat's messages, newest first; those before the message `before`.
+    Messages {
+        chat: String,
+        before: Option<String>,
+    },
+}
+
+impl ListAt {
+    pub fn messages(chat: &str) -> Self {
+        Self::Messages { chat: chat.to_owned(), before: None }
+    }
 }

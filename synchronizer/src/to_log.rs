@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
 use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, TopicSpec};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
+use crate::reconcile;
 use crate::seen::Seen;
 
 /// How many of each partition's last records a new leader looks at.
@@ -102,7 +105,7 @@ impl ToLog {
         let mut seen = Seen::default();
         for record in self.log.tail(&self.topics.changes, TAIL).await? {
             if let Ok(record) = Record::decode(&record.value, Timestamp::now()) {
-                seen.insert(&record);
+                seen.insert(&record, Instant::now());
             }
         }
         Ok(seen)
@@ -131,12 +134,28 @@ impl ToLog {
         Ok(())
     }
 
+    /// Appends what a dead letter held; the writer says in that letter what becomes of it now.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn append_retry(&self, record: &Record, digest: &str) -> Result<(), LogError> {
+        let partition = record.partition(self.partitions).unwrap_or(0);
+        let mut new = self.new_record(record, partition, Timestamp::now());
+        new.headers.push((RETRY_HEADER.to_owned(), digest.to_owned()));
+        self.log.append(vec![new]).await
+    }
+
     /// Claims that everything up to the marker's cursor is in the log: a marker to every partition, then the
     /// checkpoint. To be called only after the acks of all of it.
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn claim(&self, marker: Marker) -> Result<(), LogError> {
+    pub async fn claim(
+        &self,
+        marker: Marker,
+        generation: Option<u32>,
+        reconcile: reconcile::State,
+    ) -> Result<(), LogError> {
         let checkpoint = Checkpoint {
             source: marker.source.clone(),
             region: marker.region.clone(),
@@ -144,6 +163,8 @@ impl ToLog {
             number: marker.number,
             cursor: marker.cursor.clone(),
             settled: marker.settled.clone(),
+            generation,
+            reconcile,
             at: marker.at,
         };
         let now = marker.at;

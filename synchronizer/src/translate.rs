@@ -1,12 +1,19 @@
 //! From the vendor's language to the contract's. Pure: no I/O, no clock.
 
+use std::collections::BTreeMap;
+
 use contract::row::{latest, unstamped};
 use contract::topic::MAX_RECORD_BYTES;
 use contract::{Chat, Message, Record, Rejected, Stamp, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::source::ItemKind;
+/// What an item of a listing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Chat,
+    Message,
+}
 
 #[derive(Deserialize)]
 struct VendorChat {
@@ -45,18 +52,33 @@ pub fn from_feed(source: &str, generation: u32, item: &RawValue, now: Timestamp)
         r#type: String,
     }
     match serde_json::from_str::<Type>(item.get()) {
-        Ok(Type { r#type }) if r#type == "chat" => from_listing(source, generation, ItemKind::Chat, item, now),
-        Ok(Type { r#type }) if r#type == "message" => from_listing(source, generation, ItemKind::Message, item, now),
+        Ok(Type { r#type }) if r#type == "chat" => from_listing(source, generation, Kind::Chat, item, now),
+        Ok(Type { r#type }) if r#type == "message" => from_listing(source, generation, Kind::Message, item, now),
         Ok(Type { r#type }) => reject(source, "unknown_type", format!("type {:?}", r#type), item),
         Err(error) => reject(source, "malformed", error.to_string(), item),
     }
 }
 
+/// As [`from_feed`], for an item of which it is not known whether it came in the feed or in a listing, where an
+/// item does not say what it is.
+pub fn from_anywhere(source: &str, generation: u32, item: &RawValue, now: Timestamp) -> Record {
+    #[derive(Deserialize)]
+    struct Shape {
+        r#type: Option<String>,
+        chat_id: Option<String>,
+    }
+    match serde_json::from_str::<Shape>(item.get()) {
+        Ok(Shape { r#type: None, chat_id: Some(_) }) => from_listing(source, generation, Kind::Message, item, now),
+        Ok(Shape { r#type: None, chat_id: None }) => from_listing(source, generation, Kind::Chat, item, now),
+        _ => from_feed(source, generation, item, now),
+    }
+}
+
 /// As [`from_feed`], for an item of a listing, whose kind is known.
-pub fn from_listing(source: &str, generation: u32, kind: ItemKind, item: &RawValue, now: Timestamp) -> Record {
+pub fn from_listing(source: &str, generation: u32, kind: Kind, item: &RawValue, now: Timestamp) -> Record {
     let record = match kind {
-        ItemKind::Chat => serde_json::from_str(item.get()).map(|row| Record::Chat(chat(generation, row))),
-        ItemKind::Message => serde_json::from_str(item.get()).map(|row| Record::Message(message(generation, row))),
+        Kind::Chat => serde_json::from_str(item.get()).map(|row| Record::Chat(chat(generation, row))),
+        Kind::Message => serde_json::from_str(item.get()).map(|row| Record::Message(message(generation, row))),
     };
     let record = match record {
         Ok(record) => record,
@@ -77,7 +99,15 @@ pub fn from_listing(source: &str, generation: u32, kind: ItemKind, item: &RawVal
 }
 
 fn reject(source: &str, reason: &str, detail: String, item: &RawValue) -> Record {
-    Record::Rejected(Rejected::new(source, reason, detail, item.get().as_bytes()))
+    let canonical = canonical(item).unwrap_or_else(|| item.get().to_owned());
+    Record::Rejected(Rejected::known_as(canonical.as_bytes(), source, reason, detail, item.get().as_bytes()))
+}
+
+/// A row is one item whether the feed brings it or a listing: without its type, its fields in order.
+fn canonical(item: &RawValue) -> Option<String> {
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(item.get()).ok()?;
+    fields.remove("type");
+    serde_json::to_string(&fields).ok()
 }
 
 fn chat(epoch: u32, row: VendorChat) -> Chat {
@@ -160,6 +190,18 @@ mod tests {
     fn a_deleted_message_keeps_no_text() {
         let record = translated(&item(|item| item["deleted"] = true.into()));
         assert!(matches!(record, Record::Message(message) if message.text.is_none() && message.stamp.deleted));
+    }
+
+    #[test]
+    fn an_item_is_known_by_the_same_digest_from_the_feed_and_from_a_listing() {
+        let digest = |record| match record {
+            Record::Rejected(rejected) => rejected.raw_digest,
+            other => panic!("not rejected: {other:?}"),
+        };
+        let listed = RawValue::from_string(r#"{"id": "m", "chat_id": "c", "text": "\ud800"}"#.to_owned()).unwrap();
+        let listed = from_listing("vendor", 3, Kind::Message, &listed, NOW.parse().unwrap());
+        let served = translated(r#"{"chat_id":"c","id":"m","text":"\ud800","type":"message"}"#);
+        assert_eq!(digest(listed), digest(served));
     }
 
     #[test]

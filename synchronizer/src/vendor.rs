@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::config::Settings;
-use crate::source::{ItemKind, ListCursor, Listing, Outcome, Page, Source};
+use crate::source::{ListAt, Listing, Outcome, Page, Source};
 
 /// How long an answer may take beyond the wait that was asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +22,6 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 pub struct Vendor {
     client: Client,
     base: reqwest::Url,
-    wait: Duration,
     limit: u32,
 }
 
@@ -59,7 +58,7 @@ impl Vendor {
         let base = reqwest::Url::parse(&settings.source_url)
             .map_err(|error| anyhow::anyhow!("CHAT_SYNC_SOURCE_URL: {error}: {}", settings.source_url))?;
         let client = Client::builder().connect_timeout(Duration::from_secs(3)).tcp_nodelay(true).build()?;
-        Ok(Self { client, base, wait: settings.poll_wait, limit: settings.poll_limit })
+        Ok(Self { client, base, limit: settings.poll_limit })
     }
 
     async fn get<T: DeserializeOwned>(
@@ -81,95 +80,43 @@ impl Vendor {
     }
 
     async fn list_chats(&self) -> Outcome<Listing> {
-        match self.get::<Chats>(&["chats"], &[], PATIENCE).await {
-            Outcome::Answered(page) => {
-                let ids = page.chats.iter().filter_map(|chat| serde_json::from_str::<Id>(chat.get()).ok());
-                let next = ListCursor { chats: ids.map(|chat| chat.id).collect(), before: None };
-                let items = page.chats.into_iter().map(|chat| (ItemKind::Chat, chat)).collect();
-                Outcome::Answered(Listing { generation: page.generation, items, next: next.begun() })
-            }
-            other => other.without_answer(),
-        }
+        let answer = self.get::<Chats>(&["chats"], &[], PATIENCE).await;
+        answer.map(|page| Listing { generation: page.generation, items: page.chats, next: None })
     }
 
-    async fn list_messages(&self, at: ListCursor) -> Outcome<Listing> {
-        let Some(chat) = at.chats.last().cloned() else {
-            return Outcome::Answered(Listing { generation: 0, items: Vec::new(), next: None });
-        };
+    async fn list_messages(&self, chat: &str, before: Option<&str>) -> Outcome<Listing> {
         let mut query = vec![("limit", self.limit.to_string())];
-        query.extend(at.before.clone().map(|before| ("before", before)));
-        match self.get::<Messages>(&["chats", &chat, "messages"], &query, PATIENCE).await {
-            Outcome::Answered(page) => {
-                let mut ids = page.messages.iter().filter_map(|message| serde_json::from_str::<Id>(message.get()).ok());
-                // The oldest whose id can be read: a page may begin with a malformed item.
-                let oldest = ids.next();
-                let next = match oldest.filter(|_| page.more) {
-                    Some(oldest) => Some(ListCursor { before: Some(oldest.id), ..at }),
-                    None => at.next_chat(),
-                };
-                let items = page.messages.into_iter().map(|message| (ItemKind::Message, message)).collect();
-                Outcome::Answered(Listing { generation: page.generation, items, next })
-            }
-            Outcome::Gone(why) => {
-                // It vanished between the list of chats and now.
-                tracing::warn!(chat.id = chat, why, "a chat cannot be listed; passing on");
-                Outcome::Answered(Listing { generation: 0, items: Vec::new(), next: at.next_chat() })
-            }
-            other => other.without_answer(),
-        }
-    }
-}
-
-impl ListCursor {
-    fn begun(self) -> Option<Self> {
-        (!self.chats.is_empty()).then_some(self)
-    }
-
-    fn next_chat(mut self) -> Option<Self> {
-        self.chats.pop();
-        self.before = None;
-        self.begun()
-    }
-}
-
-impl<T> Outcome<T> {
-    /// Passes on everything that is not an answer.
-    fn without_answer<U>(self) -> Outcome<U> {
-        match self {
-            Self::Answered(_) => Outcome::Unavailable("an answer where none was expected".into()),
-            Self::RateLimited { scope, retry_after } => Outcome::RateLimited { scope, retry_after },
-            Self::CursorExpired(why) => Outcome::CursorExpired(why),
-            Self::Gone(why) => Outcome::Gone(why),
-            Self::Unauthorized(why) => Outcome::Unauthorized(why),
-            Self::Unavailable(why) => Outcome::Unavailable(why),
-        }
+        query.extend(before.map(|before| ("before", before.to_owned())));
+        self.get::<Messages>(&["chats", chat, "messages"], &query, PATIENCE).await.map(|page| {
+            // The oldest whose id can be read: a page may begin with a malformed item.
+            let oldest = page.messages.iter().find_map(|item| serde_json::from_str::<Id>(item.get()).ok());
+            let next = oldest.filter(|_| page.more);
+            let next = next.map(|oldest| ListAt::Messages { chat: chat.to_owned(), before: Some(oldest.id) });
+            Listing { generation: page.generation, items: page.messages, next }
+        })
     }
 }
 
 #[async_trait]
 impl Source for Vendor {
-    async fn poll(&self, after: Option<&str>) -> Outcome<Page> {
-        let mut query = vec![("wait", self.wait.as_secs().to_string()), ("limit", self.limit.to_string())];
+    async fn poll(&self, after: Option<&str>, wait: Duration) -> Outcome<Page> {
+        let mut query = vec![("wait", wait.as_secs().to_string()), ("limit", self.limit.to_string())];
         query.extend(after.map(|after| ("after", after.to_owned())));
-        match self.get::<Feed>(&["changes"], &query, self.wait + PATIENCE).await {
-            Outcome::Answered(Feed { generation, changes, next, more }) => {
-                Outcome::Answered(Page { generation, items: changes, next, more })
-            }
-            other => other.without_answer(),
-        }
+        let answer = self.get::<Feed>(&["changes"], &query, wait + PATIENCE).await;
+        answer.map(|Feed { generation, changes, next, more }| Page { generation, items: changes, next, more })
     }
 
-    async fn list(&self, at: Option<ListCursor>) -> Outcome<Listing> {
+    async fn list(&self, at: &ListAt) -> Outcome<Listing> {
         match at {
-            None => self.list_chats().await,
-            Some(at) => self.list_messages(at).await,
+            ListAt::Chats => self.list_chats().await,
+            ListAt::Messages { chat, before } => self.list_messages(chat, before.as_deref()).await,
         }
     }
 }
 
 async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
     let status = response.status();
-    let retry_after = retry_after(&response);
+    let (retry_after, scope) = (retry_after(&response), header_text(&response, "x-ratelimit-scope"));
     let body = match response.bytes().await {
         Ok(body) => body,
         Err(error) => return Outcome::Unavailable(chain(&error)),
@@ -183,7 +130,7 @@ async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
     let (code, message) = problem(&body);
     let why = format!("{status}: {message}");
     match status {
-        StatusCode::TOO_MANY_REQUESTS => Outcome::RateLimited { scope: code, retry_after },
+        StatusCode::TOO_MANY_REQUESTS => Outcome::RateLimited { scope: scope.unwrap_or(code), retry_after },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Unauthorized(why),
         _ if code == "cursor_expired" || code == "bad_cursor" => Outcome::CursorExpired(why),
         StatusCode::NOT_FOUND | StatusCode::GONE => Outcome::Gone(why),
@@ -210,9 +157,13 @@ fn problem(body: &[u8]) -> (String, String) {
 
 /// Retry-After in seconds; its form with a date is not used by this vendor.
 fn retry_after(response: &Response) -> Duration {
-    let value = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let value = header_text(response, header::RETRY_AFTER.as_str());
     let seconds = value.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
     seconds.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER)
+}
+
+fn header_text(response: &Response, name: &str) -> Option<String> {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// The error with its causes, without the URL: that may hold a cursor.

@@ -1,5 +1,6 @@
 //! What the tests of the whole pipeline share: its processes, a reader like the page, the vendor's API.
 
+pub mod compared;
 pub mod metrics;
 pub mod pipeline;
 pub mod process;

@@ -50,6 +50,7 @@ impl Pipeline {
         let external = vendor(folder.path(), &vendor_address, &options.replay);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));
+        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
         variables.extend(options.synchronizer.clone());
         let synchronizer = Process::start("synchronizer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_WRITER_LISTEN", &writer_address));
@@ -88,6 +89,7 @@ impl Pipeline {
         let listen = ("CHAT_SYNC_SYNCHRONIZER_LISTEN", address);
         let mut variables = shared_variables(&self.kafka, &self.topic_suffix, listen);
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{}", self.vendor_address)));
+        variables.push(("DATABASE_URL", self.database_url.expose().to_owned()));
         variables.extend(further);
         Process::start("synchronizer", self.folder.path(), &variables)
     }

@@ -43,6 +43,12 @@ impl Process {
         self.child = Some(command.spawn().expect("the program starts"));
     }
 
+    /// Another value of a setting, from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Ends it without warning, as `kill -9` does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -8,16 +8,36 @@ use serde_json::{Value, json};
 pub struct Vendor {
     client: Client,
     base: String,
+    page: bool,
 }
 
 impl Vendor {
     pub fn new(address: &str) -> Self {
-        Self { client: Client::new(), base: format!("http://{address}/api") }
+        Self { client: Client::new(), base: format!("http://{address}/api"), page: false }
+    }
+
+    /// The same as the vendor's own page, which it treats well.
+    #[must_use]
+    pub fn as_page(&self) -> Self {
+        Self { page: true, ..self.clone() }
+    }
+
+    /// Tells it how to misbehave from now on.
+    pub async fn misbehave(&self, switches: Value) {
+        self.done(Method::PUT, "/misbehaviour", Some(switches)).await;
+    }
+
+    /// Everything comes back from a backup that lacks the last messages.
+    pub async fn restore_from_backup(&self, lose: u32) {
+        self.done(Method::POST, "/misbehaviour/restore", Some(json!({ "lose": lose }))).await;
     }
 
     /// Any request; gives the status and the body.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let mut request = self.client.request(method, format!("{}{path}", self.base));
+        if self.page {
+            request = request.header("x-vendor-page", "1");
+        }
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::record::RETRY_HEADER;
 use contract::{Chat, Marker, Message, Record, Row, RowKey, Timestamp};
 use platform::event_log::{LogRecord, TopicPartition};
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,6 +21,7 @@ pub struct Batch {
     /// Every distinct version of every message, those that were collapsed too.
     pub versions: Vec<Message>,
     pub dead_letters: Vec<DeadLetter>,
+    pub retried: Vec<Retried>,
     pub moves: Vec<Move>,
 }
 
@@ -32,11 +34,22 @@ pub struct Move {
     pub to: Progress,
 }
 
+/// What became of a dead letter that was tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retried {
+    /// The letter's digest.
+    pub digest: String,
+    /// Why it stays one; `None` if it was applied.
+    pub failed: Option<String>,
+}
+
 /// A record that is not applied, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// xxh3 of the raw bytes, 16 hex digits: the same content is one dead letter, however often it comes.
     pub digest: String,
+    /// Whether `raw` is an item of the source; else it is a record of the log.
+    pub from_source: bool,
     pub reason: String,
     pub detail: String,
     pub at: TopicPartition,
@@ -69,6 +82,7 @@ pub fn fate(record: &LogRecord) -> Fate {
         Ok(Record::Marker(marker)) => Fate::Marker(marker),
         Ok(Record::Rejected(rejected)) => Fate::DeadLetter(DeadLetter {
             digest: rejected.raw_digest,
+            from_source: true,
             reason: rejected.reason,
             detail: rejected.detail,
             at: record.at.clone(),
@@ -86,6 +100,7 @@ pub fn dead_letter(record: &LogRecord, reason: &str, detail: String) -> DeadLett
     let raw = &record.value[..record.value.len().min(MAX_RAW_BYTES)];
     DeadLetter {
         digest: format!("{:016x}", xxh3_64(&record.value)),
+        from_source: false,
         reason: reason.to_owned(),
         detail: storable(&detail),
         at: record.at.clone(),
@@ -110,6 +125,11 @@ fn appended_at(record: &LogRecord) -> Timestamp {
     Timestamp::from_micros(micros).unwrap_or_default()
 }
 
+/// The dead letter that this record is another try of.
+fn retried_letter(record: &LogRecord) -> Option<&str> {
+    record.headers.iter().find(|(name, _)| name == RETRY_HEADER).map(|(_, digest)| digest.as_str())
+}
+
 /// The fingerprint of a record.
 pub fn fingerprint(record: &LogRecord) -> Fingerprint {
     Fingerprint { timestamp_ms: record.timestamp_ms, key_hash: record.key.as_ref().map_or(0, |key| xxh3_64(key)) }
@@ -122,6 +142,7 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
     let mut newest: BTreeMap<RowKey, &Row> = BTreeMap::new();
     let mut versions: BTreeMap<(&str, &str, &str), &Message> = BTreeMap::new();
     let mut dead_letters: BTreeMap<&str, &DeadLetter> = BTreeMap::new();
+    let mut retried: BTreeMap<&str, Retried> = BTreeMap::new();
     let mut moves: BTreeMap<&TopicPartition, Progress> = BTreeMap::new();
     for (record, fate) in records {
         match fate {
@@ -134,16 +155,25 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
                     *kept = row;
                 }
             }
+            Fate::DeadLetter(_) if retried_letter(record).is_some() => {}
             Fate::DeadLetter(letter) => {
                 dead_letters.entry(&letter.digest).or_insert(letter);
             }
             Fate::Marker(_) => {}
+        }
+        if let Some(digest) = retried_letter(record) {
+            let failed = match fate {
+                Fate::DeadLetter(letter) => Some(format!("tried again: {}: {}", letter.reason, letter.detail)),
+                Fate::Row(_) | Fate::Marker(_) => None,
+            };
+            retried.insert(digest, Retried { digest: digest.to_owned(), failed });
         }
         moves.insert(&record.at, Progress { next_offset: record.offset + 1, last: fingerprint(record) });
     }
     let mut batch = Batch {
         versions: versions.into_values().cloned().collect(),
         dead_letters: dead_letters.into_values().cloned().collect(),
+        retried: retried.into_values().collect(),
         ..Batch::default()
     };
     for row in newest.into_values() {

@@ -123,6 +123,10 @@ impl FromLog {
                 "the position is not in the log any more; beginning at the log's start"
             );
             metrics::counter!("chat_sync_log_replaced_total").increment(1);
+            // What stood between may never have been applied.
+            if let Err(error) = self.store.ask_reconcile("the log was replaced, or cut by its retention").await {
+                tracing::error!(%error, "no reconcile was asked for; ask for one with `chat-sync reconcile`");
+            }
         }
         partition.next = start;
         partition.unverified = None;

@@ -7,7 +7,7 @@ use contract::{Chat, Message, Timestamp};
 use platform::event_log::TopicPartition;
 use sqlx::postgres::{PgPool, PgTransaction};
 
-use crate::batch::{Batch, DeadLetter, Move};
+use crate::batch::{Batch, DeadLetter, Move, Retried};
 use crate::failure::StoreError;
 use crate::store::{Applied, Fingerprint, Progress, Store};
 
@@ -37,6 +37,11 @@ impl Store for Postgres {
         Ok(rows.into_iter().map(progress_from).collect())
     }
 
+    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
+        let asked = sqlx::query_scalar("INSERT INTO reconcile_requests (reason) VALUES ($1) RETURNING id");
+        Ok(asked.bind(reason).fetch_one(&self.pool).await?)
+    }
+
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         let mut tx = self.pool.begin().await?;
         // Progress first: a batch that has no right to be stored is given up before any row is touched.
@@ -47,6 +52,7 @@ impl Store for Postgres {
         let newer = upsert_chats(&mut tx, &batch.chats).await? + upsert_messages(&mut tx, &batch.messages).await?;
         insert_versions(&mut tx, &batch.versions).await?;
         insert_dead_letters(&mut tx, &batch.dead_letters).await?;
+        close_dead_letters(&mut tx, &batch.retried).await?;
         tx.commit().await?;
         Ok(Applied::Whole { newer })
     }
@@ -171,6 +177,20 @@ async fn insert_dead_letters(tx: &mut PgTransaction<'_>, letters: &[DeadLetter])
         .bind(column(letters, |letter| letter.key.as_deref()))
         .bind(column(letters, |letter| letter.raw.as_str()))
         .bind(column(letters, |letter| offset(letter.raw_length)))
+        .bind(column(letters, |letter| letter.from_source))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn close_dead_letters(tx: &mut PgTransaction<'_>, retried: &[Retried]) -> Result<(), StoreError> {
+    if retried.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(include_str!("../queries/close_dead_letters.sql"))
+        .bind(column(retried, |letter| letter.digest.as_str()))
+        .bind(column(retried, |letter| if letter.failed.is_some() { "open" } else { "resolved" }))
+        .bind(column(retried, |letter| letter.failed.as_deref()))
         .execute(&mut **tx)
         .await?;
     Ok(())

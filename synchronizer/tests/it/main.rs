@@ -20,7 +20,7 @@ where
     let address = listener.local_addr().unwrap();
     let router = Router::new().route("/api/changes", get(move || std::future::ready(answer())));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Vendor::new(&settings(&format!("http://{address}"))).unwrap().poll(Some("cursor")).await
+    Vendor::new(&settings(&format!("http://{address}"))).unwrap().poll(Some("cursor"), Duration::ZERO).await
 }
 
 fn settings(source_url: &str) -> Settings {
@@ -62,7 +62,7 @@ async fn each_answer_has_its_outcome() {
     }
     let away = polled(|| problem(StatusCode::BAD_GATEWAY, "oops")).await;
     assert!(matches!(&away, Outcome::Unavailable(why) if why.contains("502") && why.contains("why")), "{away:?}");
-    let nobody = Vendor::new(&settings("http://127.0.0.1:1")).unwrap().poll(None).await;
+    let nobody = Vendor::new(&settings("http://127.0.0.1:1")).unwrap().poll(None, Duration::ZERO).await;
     assert!(matches!(&nobody, Outcome::Unavailable(why) if !why.contains("127.0.0.1:1/")), "{nobody:?}");
 }
 

@@ -69,8 +69,10 @@ async fn w4_garbage_on_the_topic_is_dead_lettered_with_its_reason_and_stops_noth
             == expected,
         "exactly the garbage is in the dead letters"
     );
-    let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap();
-    assert_eq!(stored, 2);
+    eventually!(
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap() == 2,
+        "what stands around the garbage is stored"
+    );
     assert!(pipeline.processes().into_iter().all(system_tests::process::Process::is_running));
 }
 

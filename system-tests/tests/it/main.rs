@@ -5,6 +5,7 @@ mod browser;
 mod copy;
 mod deployment;
 mod leadership;
+mod misbehaviour;
 mod promises;
 mod protocols;
 mod real_log;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use all_in_one::embedded_log::EmbeddedLog;
 use all_in_one::embedded_store::EmbeddedStore;
@@ -20,7 +21,7 @@ use platform::testing::{PATIENCE, postgres_database};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
-use synchronizer::source::{ListCursor, Listing, Outcome, Page, Source};
+use synchronizer::source::{ListAt, Listing, Outcome, Page, Source};
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::reader::Reader;
 use tempfile::TempDir;
@@ -32,11 +33,12 @@ use writer::store::{Applied, Progress};
 use writer::suite::message;
 use writer::to_postgres::Postgres;
 
-async fn embedded() -> (EmbeddedLog, TempDir) {
+async fn embedded() -> (EmbeddedLog, Arc<EmbeddedStore>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let db = Sqlite::open(&folder.path().join("log.sqlite")).await.unwrap();
-    EmbeddedStore::new(db.clone()).migrate().await.unwrap();
-    (EmbeddedLog::open(db).await.unwrap(), folder)
+    let store = EmbeddedStore::new(db.clone());
+    store.migrate().await.unwrap();
+    (EmbeddedLog::open(db).await.unwrap(), Arc::new(store), folder)
 }
 
 fn settings() -> synchronizer::Settings {
@@ -58,7 +60,7 @@ const BEHIND: &str = "behind the message";
 
 #[async_trait]
 impl Source for OnePage {
-    async fn poll(&self, after: Option<&str>) -> Outcome<Page> {
+    async fn poll(&self, after: Option<&str>, _: Duration) -> Outcome<Page> {
         let item = json!({
             "type": "message", "chat_id": "c", "id": "m", "parent_id": null, "author": "a", "text": "x",
             "created_at": "2026-01-02T03:04:05Z", "edited_at": null, "deleted_at": null, "deleted": false, "sequence": 1
@@ -67,14 +69,14 @@ impl Source for OnePage {
             _ if after == self.before => (vec![RawValue::from_string(item.to_string()).unwrap()], BEHIND),
             None => (Vec::new(), self.before.unwrap_or(BEHIND)),
             Some(_) => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 (Vec::new(), BEHIND)
             }
         };
         Outcome::Answered(Page { generation: 1, items, next: next.into(), more: false })
     }
 
-    async fn list(&self, _: Option<ListCursor>) -> Outcome<Listing> {
+    async fn list(&self, _: &ListAt) -> Outcome<Listing> {
         Outcome::Answered(Listing { generation: 1, items: Vec::new(), next: None })
     }
 }
@@ -134,12 +136,12 @@ async fn l2_nothing_is_claimed_before_its_acks() {
 }
 
 async fn nothing_is_claimed_before_its_acks(source: OnePage) {
-    let (log, _folder) = embedded().await;
+    let (log, store, _folder) = embedded().await;
     let slow = Arc::new(SlowAcks { log: log.clone(), asked: AtomicBool::new(false), allowed: Semaphore::new(0) });
     let (stop, health) = (Stop::new(), Health::new());
     let leadership = Leadership::always();
     let running =
-        synchronizer::run(settings(), Arc::new(source), slow.clone(), leadership, health.clone(), stop.clone());
+        synchronizer::run(settings(), Arc::new(source), store, slow.clone(), leadership, health.clone(), stop.clone());
     let running = tokio::spawn(running);
     eventually!(slow.asked.load(Ordering::SeqCst), "it polled, and waits for the acks");
     assert_eq!(claims_and_rows(&log).await, (Vec::new(), Vec::new()), "claimed without an ack");
@@ -155,7 +157,7 @@ async fn nothing_is_claimed_before_its_acks(source: OnePage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l3_a_changed_number_of_partitions_refuses_to_start() {
-    let (log, _folder) = embedded().await;
+    let (log, store, _folder) = embedded().await;
     let topic = TopicSpec {
         name: "chat-changes".into(),
         partitions: 5,
@@ -182,6 +184,7 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
     let run = synchronizer::run(
         settings(),
         Arc::new(OnePage { before: None }),
+        store,
         Arc::new(log),
         Leadership::always(),
         Health::new(),
@@ -219,7 +222,7 @@ async fn append(log: &EmbeddedLog, ids: std::ops::Range<u64>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w3_a_store_that_went_back_in_time_is_caught_up() {
     let Some(url) = postgres_database().await else { return };
-    let (log, _folder) = embedded().await;
+    let (log, _, _folder) = embedded().await;
     log.ensure_topics(&[one_partition()]).await.unwrap();
     append(&log, 0..15).await;
     let store = Arc::new(Postgres::new(platform::postgres::pool(&url, 2, true).unwrap()));
@@ -256,6 +259,9 @@ impl Store for Picky {
     }
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
         self.0.progress().await
+    }
+    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
+        self.0.ask_reconcile(reason).await
     }
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         match batch.messages.iter().any(|message| message.id == "m7") {

@@ -35,6 +35,9 @@ impl Store for Subject {
         self.store.progress().await
     }
 
+    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
+        self.store.ask_reconcile(reason).await
+    }
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         self.store.apply(batch).await
     }

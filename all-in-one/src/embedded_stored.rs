@@ -1,0 +1,74 @@
+//! The copy in SQLite, as the synchronizer reads it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use async_trait::async_trait;
+use contract::{Chat, Message, Version};
+use synchronizer::postgres_stored::{ChatRow, MessageRow, chat_from, message_from, version_from};
+use synchronizer::stored::{Request, Retry, Stored, StoredError};
+
+use crate::embedded_store::EmbeddedStore;
+
+#[async_trait]
+impl Stored for EmbeddedStore {
+    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError> {
+        let rows: Vec<ChatRow> =
+            sqlx::query_as("SELECT id, title, created_at, edited_at, deleted_at, version FROM chats")
+                .fetch_all(&self.db.read)
+                .await?;
+        rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
+    }
+
+    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
+        let rows: Vec<(String, String)> = sqlx::query_as("SELECT id, version FROM messages WHERE chat_id = ?")
+            .bind(chat)
+            .fetch_all(&self.db.read)
+            .await?;
+        rows.into_iter().map(|(id, version)| version_from(&version).map(|version| (id, version))).collect()
+    }
+
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
+        let mut messages = Vec::with_capacity(ids.len());
+        for id in ids {
+            let row: Option<MessageRow> = sqlx::query_as(
+                "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
+                 FROM messages WHERE chat_id = ? AND id = ?",
+            )
+            .bind(chat)
+            .bind(id)
+            .fetch_optional(&self.db.read)
+            .await?;
+            messages.extend(row.map(message_from).transpose()?);
+        }
+        Ok(messages)
+    }
+
+    async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
+        let mut known = HashSet::new();
+        for digest in digests {
+            let found: Option<String> = sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest = ?")
+                .bind(digest)
+                .fetch_optional(&self.db.read)
+                .await?;
+            known.extend(found);
+        }
+        Ok(known)
+    }
+
+    async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
+        let rows: Vec<(String, bool, String)> = sqlx::query_as(
+            "SELECT digest, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
+        )
+        .fetch_all(&self.db.read)
+        .await?;
+        Ok(rows.into_iter().map(|(digest, from_source, raw)| Retry { digest, from_source, raw }).collect())
+    }
+
+    async fn request(&self) -> Result<Option<Request>, StoredError> {
+        let row: Option<(i64, String)> =
+            sqlx::query_as("SELECT id, reason FROM reconcile_requests ORDER BY id DESC LIMIT 1")
+                .fetch_optional(&self.db.read)
+                .await?;
+        Ok(row.map(|(id, reason)| Request { id, reason }))
+    }
+}

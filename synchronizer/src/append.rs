@@ -1,0 +1,84 @@
+//! Appends what was not appended lately, and waits for the log as long as it takes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use contract::{Record, Rejected};
+use platform::event_log::LogError;
+use platform::health::Check;
+use platform::retry;
+
+use crate::seen::Seen;
+use crate::to_log::ToLog;
+
+/// The one way into the log for rows and rejected items. Clones share what was seen.
+#[derive(Clone)]
+pub struct Appender {
+    to_log: ToLog,
+    source: String,
+    seen: Arc<Mutex<Seen>>,
+    check: Check,
+}
+
+impl Appender {
+    pub fn new(to_log: ToLog, source: &str, seen: Seen, check: Check) -> Self {
+        Self { to_log, source: source.to_owned(), seen: Arc::new(Mutex::new(seen)), check }
+    }
+
+    /// Appends those that were not appended within `lately`; gives how many that were, after their acks.
+    pub async fn append_new(&self, mut records: Vec<Record>, lately: Duration) -> usize {
+        let (all, now) = (records.len(), Instant::now());
+        {
+            let mut seen = self.seen();
+            records.retain(|record| !seen.contains(record, now, lately));
+        }
+        metrics::counter!("chat_sync_repeats_dropped_total").increment((all - records.len()) as u64);
+        if records.is_empty() {
+            return 0;
+        }
+        let started = Instant::now();
+        self.append_all(records.clone()).await;
+        self.check.ready("appends");
+        metrics::histogram!("chat_sync_append_seconds").record(started.elapsed().as_secs_f64());
+        let mut seen = self.seen();
+        for record in &records {
+            seen.insert(record, Instant::now());
+            if let Record::Rejected(rejected) = record {
+                metrics::counter!("chat_sync_rejected_total", "reason" => rejected.reason.clone()).increment(1);
+                let Rejected { reason, raw_digest, .. } = rejected;
+                tracing::warn!(reason, digest = raw_digest, "rejected an item of the source");
+            }
+        }
+        records.len()
+    }
+
+    /// A record that the log refuses for what it is becomes a rejected one.
+    async fn append_all(&self, records: Vec<Record>) {
+        let (mut parts, mut waits) = (vec![records], retry::reconnecting());
+        while let Some(mut part) = parts.pop() {
+            match self.to_log.append(&part).await {
+                Ok(()) => waits = retry::reconnecting(),
+                Err(LogError::Refused(_)) if part.len() > 1 => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
+                Err(LogError::Refused(why)) if !matches!(part[..], [Record::Rejected(_)]) => {
+                    let rejected = part
+                        .iter()
+                        .map(|record| Rejected::new(&self.source, "refused_by_log", &*why, &record.encode()));
+                    parts.push(rejected.map(Record::Rejected).collect());
+                }
+                Err(error) => {
+                    parts.push(part);
+                    self.check.waiting(error.to_string());
+                    tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+                }
+            }
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,142 @@
+//! Whether the copy has what the source has, and what makes it so. Pure: no I/O, no clock.
+//!
+//! What is stored must be read *before* the source is asked: the source is then at least as new as the copy, and a
+//! difference is never one that time alone made.
+
+use contract::row::unstamped;
+use contract::version::ERASED;
+use contract::{Chat, Message, Record, Row, Stamp, Version};
+
+/// What a served row makes necessary: the record to append; `None` if the copy has it.
+///
+/// The source's version if that is greater, else a repair: the stored fields, `rev` one higher, so that the next
+/// real change still wins.
+pub fn difference(served: Row, stored: Option<&Version>) -> Option<Record> {
+    let Some(stored_version) = stored else { return Some(record(served)) };
+    // Unreadable versions cannot be stored.
+    let stored = stored_version.fields().ok()?;
+    let of_source = served.version().fields().ok()?;
+    if stored.epoch == ERASED || (stored.deleted, stored.digest) == (of_source.deleted, of_source.digest) {
+        return None;
+    }
+    if served.version() > stored_version {
+        return Some(record(served));
+    }
+    let stamp = Stamp {
+        epoch: stored.epoch,
+        sequence: stored.sequence,
+        changed_at: stored.changed_at,
+        rev: stored.rev.saturating_add(1),
+        deleted: of_source.deleted,
+    };
+    Some(record(stamped(served, stamp)))
+}
+
+/// The deletion of a stored row that the source does not have any more; `None` if the copy agrees already.
+pub fn deletion(stored: Row) -> Option<Record> {
+    let stamp = *stored.stamp();
+    if stamp.deleted || stamp.epoch == ERASED {
+        return None;
+    }
+    let stamp = Stamp { rev: stamp.rev.saturating_add(1), deleted: true, ..stamp };
+    let gone = match stored {
+        Row::Message(message) => Row::Message(Message { text: None, ..message }),
+        chat @ Row::Chat(_) => chat,
+    };
+    Some(record(stamped(gone, stamp)))
+}
+
+fn stamped(row: Row, stamp: Stamp) -> Row {
+    match row {
+        Row::Chat(chat) => Row::Chat(Chat { stamp, version: unstamped(), ..chat }.stamped()),
+        Row::Message(message) => Row::Message(Message { stamp, version: unstamped(), ..message }.stamped()),
+    }
+}
+
+fn record(row: Row) -> Record {
+    match row {
+        Row::Chat(chat) => Record::Chat(chat),
+        Row::Message(message) => Record::Message(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Timestamp;
+
+    use super::*;
+
+    fn message(epoch: u32, sequence: u64, text: &str) -> Message {
+        let created_at: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        Message {
+            chat_id: "c".into(),
+            id: "m".into(),
+            parent_id: None,
+            author: Some("ada".into()),
+            text: Some(text.into()),
+            created_at,
+            edited_at: None,
+            deleted_at: None,
+            stamp: Stamp { epoch, sequence, changed_at: created_at, rev: 0, deleted: false },
+            version: unstamped(),
+        }
+        .stamped()
+    }
+
+    fn compared(served: &Message, stored: &Message) -> Option<Message> {
+        match difference(Row::Message(served.clone()), Some(&stored.version)) {
+            Some(Record::Message(message)) => Some(message),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_appended_as_it_is() {
+        let served = message(1, 7, "hello");
+        assert_eq!(difference(Row::Message(served.clone()), None), Some(Record::Message(served)));
+    }
+
+    #[test]
+    fn the_same_content_is_no_difference_whatever_its_version() {
+        assert_eq!(compared(&message(2, 1, "hello"), &message(1, 7, "hello")), None);
+        assert_eq!(compared(&message(1, 6, "hello"), &message(1, 7, "hello")), None);
+    }
+
+    #[test]
+    fn a_newer_row_of_the_source_is_appended_as_it_is() {
+        let served = message(1, 8, "edited");
+        assert_eq!(compared(&served, &message(1, 7, "hello")), Some(served));
+    }
+
+    #[test]
+    fn an_older_row_with_other_content_becomes_a_repair_that_the_next_change_beats() {
+        let (served, stored) = (message(1, 7, "as the source has it"), message(1, 9, "wrong"));
+        let repair = compared(&served, &stored).unwrap();
+        assert_eq!((repair.text.as_deref(), repair.stamp.rev), (Some("as the source has it"), 1));
+        assert!(repair.version > stored.version);
+        assert!(message(1, 10, "next").version > repair.version);
+        assert_eq!(compared(&served, &repair), None, "once is enough");
+        Record::Message(repair).check("2026-01-02T03:04:06Z".parse().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_the_source_does_not_have_is_deleted_and_may_come_back() {
+        let stored = message(1, 7, "hello");
+        let Some(Record::Message(gone)) = deletion(Row::Message(stored.clone())) else { panic!("a deletion") };
+        assert!(gone.stamp.deleted && gone.text.is_none() && gone.version > stored.version);
+        assert_eq!(deletion(Row::Message(gone.clone())), None);
+        let back = compared(&stored, &gone).unwrap();
+        assert!(!back.stamp.deleted && back.version > gone.version && back.text.as_deref() == Some("hello"));
+    }
+
+    #[test]
+    fn what_was_erased_stays_erased() {
+        let mut erased = message(1, 7, "");
+        erased.stamp.epoch = ERASED;
+        erased.text = None;
+        let erased = erased.stamped();
+        assert_eq!(compared(&message(2, 9, "again"), &erased), None);
+        assert_eq!(deletion(Row::Message(erased)), None);
+    }
+}

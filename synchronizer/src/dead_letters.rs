@@ -1,0 +1,63 @@
+//! Tries dead letters again that somebody asked for: what they hold is appended once more, and the writer, in the
+//! transaction of the new record, says what became of the letter.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contract::{Record, Rejected, Timestamp};
+use serde_json::value::RawValue;
+
+use crate::leader::Leader;
+use crate::stored::{Retry, Stored};
+use crate::to_log::ToLog;
+use crate::translate;
+
+/// How often it is looked for letters to try again.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the writer may take before the same letter is appended once more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The routine.
+pub struct Retries {
+    pub stored: Arc<dyn Stored>,
+    pub to_log: ToLog,
+}
+
+impl Retries {
+    /// Looks for ever.
+    pub async fn run(&self, source: &str, leader: &Leader) {
+        let mut tried: HashMap<String, Instant> = HashMap::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Ok(asked) = self.stored.retries().await else { continue };
+            tried.retain(|digest, at| at.elapsed() < PATIENCE && asked.iter().any(|retry| retry.digest == *digest));
+            for retry in asked {
+                if tried.contains_key(&retry.digest) {
+                    continue;
+                }
+                let record = again(source, leader.generation().unwrap_or(0), &retry, Timestamp::now());
+                match self.to_log.append_retry(&record, &retry.digest).await {
+                    Ok(()) => drop(tried.insert(retry.digest, Instant::now())),
+                    Err(error) => tracing::warn!(%error, digest = retry.digest, "not tried again yet"),
+                }
+            }
+        }
+    }
+}
+
+/// What the letter holds, read once more.
+fn again(source: &str, generation: u32, retry: &Retry, now: Timestamp) -> Record {
+    let unreadable = |why: &str| Record::Rejected(Rejected::new(source, "unreadable", why, retry.raw.as_bytes()));
+    if !retry.from_source {
+        return match Record::decode(retry.raw.as_bytes(), now) {
+            Ok(record @ (Record::Message(_) | Record::Chat(_))) => record,
+            Ok(_) => unreadable("neither a message nor a chat"),
+            Err(invalid) => unreadable(&invalid.to_string()),
+        };
+    }
+    match RawValue::from_string(retry.raw.clone()) {
+        Ok(item) => translate::from_anywhere(source, generation, &item, now),
+        Err(error) => unreadable(&error.to_string()),
+    }
+}

@@ -1,0 +1,131 @@
+//! The copy in Postgres, as the synchronizer reads it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use async_trait::async_trait;
+use contract::row::Stamp;
+use contract::{Chat, Message, Timestamp, Version};
+use futures::TryStreamExt;
+use sqlx::PgPool;
+
+use crate::stored::{Request, Retry, Stored, StoredError};
+
+/// A copy in a Postgres database.
+pub struct PostgresStored {
+    pool: PgPool,
+}
+
+impl PostgresStored {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
+
+/// A chat's row: id, title, created, edited, deleted (microseconds), version.
+pub type ChatRow = (String, Option<String>, i64, Option<i64>, Option<i64>, String);
+/// A message's row: chat, id, parent, author, text, created, edited, deleted (microseconds), version.
+pub type MessageRow =
+    (String, String, Option<String>, Option<String>, Option<String>, i64, Option<i64>, Option<i64>, String);
+
+/// # Errors
+/// If the row holds what no record can.
+pub fn chat_from(row: ChatRow) -> Result<Chat, StoredError> {
+    let (id, title, created_at, edited_at, deleted_at, version) = row;
+    let (version, stamp) = stamp(&version)?;
+    Ok(Chat {
+        id,
+        title,
+        created_at: time(created_at)?,
+        edited_at: edited_at.map(time).transpose()?,
+        deleted_at: deleted_at.map(time).transpose()?,
+        stamp,
+        version,
+    })
+}
+
+/// # Errors
+/// If the row holds what no record can.
+pub fn message_from(row: MessageRow) -> Result<Message, StoredError> {
+    let (chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version) = row;
+    let (version, stamp) = stamp(&version)?;
+    Ok(Message {
+        chat_id,
+        id,
+        parent_id,
+        author,
+        text,
+        created_at: time(created_at)?,
+        edited_at: edited_at.map(time).transpose()?,
+        deleted_at: deleted_at.map(time).transpose()?,
+        stamp,
+        version,
+    })
+}
+
+/// # Errors
+/// If it is no version.
+pub fn version_from(text: &str) -> Result<Version, StoredError> {
+    text.parse().map_err(|error| StoredError(format!("a stored version: {error}")))
+}
+
+fn stamp(text: &str) -> Result<(Version, Stamp), StoredError> {
+    let version = version_from(text)?;
+    let fields = version.fields().map_err(|error| StoredError(format!("a stored version: {error}")))?;
+    let contract::VersionFields { epoch, sequence, changed_at, rev, deleted, digest: _ } = fields;
+    Ok((version, Stamp { epoch, sequence, changed_at, rev, deleted }))
+}
+
+fn time(micros: i64) -> Result<Timestamp, StoredError> {
+    let micros = u64::try_from(micros).map_err(|_| StoredError("a stored time before 1970".into()))?;
+    Timestamp::from_micros(micros).map_err(|error| StoredError(format!("a stored time: {error}")))
+}
+
+#[async_trait]
+impl Stored for PostgresStored {
+    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError> {
+        let rows: Vec<ChatRow> = sqlx::query_as(include_str!("../queries/chats.sql")).fetch_all(&self.pool).await?;
+        rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
+    }
+
+    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
+        let mut rows = sqlx::query_as::<_, (String, String)>("SELECT id, version FROM messages WHERE chat_id = $1")
+            .bind(chat)
+            .fetch(&self.pool);
+        let mut versions = HashMap::new();
+        while let Some((id, version)) = rows.try_next().await? {
+            versions.insert(id, version_from(&version)?);
+        }
+        Ok(versions)
+    }
+
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
+        let rows: Vec<MessageRow> =
+            sqlx::query_as(include_str!("../queries/messages.sql")).bind(chat).bind(ids).fetch_all(&self.pool).await?;
+        rows.into_iter().map(message_from).collect()
+    }
+
+    async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
+        let rows: Vec<String> = sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest = ANY($1)")
+            .bind(digests)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
+        let rows: Vec<(String, bool, String)> = sqlx::query_as(
+            "SELECT digest, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(digest, from_source, raw)| Retry { digest, from_source, raw }).collect())
+    }
+
+    async fn request(&self) -> Result<Option<Request>, StoredError> {
+        let row: Option<(i64, String)> =
+            sqlx::query_as("SELECT id, reason FROM reconcile_requests ORDER BY id DESC LIMIT 1")
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(row.map(|(id, reason)| Request { id, reason }))
+    }
+}

@@ -1,0 +1,55 @@
+//! The copy, as the synchronizer reads it: what is stored already, and what operators ask for. It never writes there.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use async_trait::async_trait;
+use contract::{Chat, Message, Version};
+
+/// The copy cannot be read now.
+#[derive(Debug, thiserror::Error)]
+#[error("the copy cannot be read: {0}")]
+pub struct StoredError(pub String);
+
+impl From<sqlx::Error> for StoredError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A dead letter that somebody asked to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    pub digest: String,
+    /// Whether `raw` is an item of the source; else it is a record of the log.
+    pub from_source: bool,
+    pub raw: String,
+}
+
+/// A reconcile that somebody asked for; ids count up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: i64,
+    pub reason: String,
+}
+
+/// The copy.
+#[async_trait]
+pub trait Stored: Send + Sync {
+    /// Every chat, by id; deleted ones too.
+    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError>;
+
+    /// The versions of a chat's messages, by id; deleted ones too.
+    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError>;
+
+    /// These messages of a chat, whole.
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError>;
+
+    /// Which of these digests are in the dead letters, whatever became of them.
+    async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError>;
+
+    /// The dead letters that are to be tried again.
+    async fn retries(&self) -> Result<Vec<Retry>, StoredError>;
+
+    /// The newest reconcile that was asked for.
+    async fn request(&self) -> Result<Option<Request>, StoredError>;
+}

@@ -7,12 +7,19 @@ use std::time::Duration;
 
 use external::config::Speed;
 
+use crate::tools::{Tool, Where};
+
 /// A live mirror of a chat service, all in one process: a simulated vendor to write in, and the copy to read.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "chat-sync", version)]
 pub struct Config {
+    /// One of the operator's tools; without it, the live mirror.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+    #[command(flatten)]
+    pub place: Where,
     /// The folder that holds everything; made if it is missing.
-    #[arg(long, env = "CHAT_SYNC_DATA_DIR", default_value = "./.chat-sync")]
+    #[arg(long, env = "CHAT_SYNC_DATA_DIR", default_value = "./.chat-sync", global = true)]
     pub data_dir: PathBuf,
     /// The port of the simulated vendor's page and API; 0 takes a free one.
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_PORT", default_value_t = 30001)]

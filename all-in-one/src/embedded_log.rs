@@ -200,6 +200,13 @@ impl EventLog for EmbeddedLog {
         Ok(offsets)
     }
 
+    async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+        let all = self.records(at, 0, i64::MAX).await?;
+        let is_wanted =
+            |record: &LogRecord| record.timestamp_ms >= since_ms && record.key.as_deref() == Some(key.as_bytes());
+        Ok(all.into_iter().filter(is_wanted).collect())
+    }
+
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
         let mut records = Vec::new();
         for (partition, held) in self.offsets(topic).await? {

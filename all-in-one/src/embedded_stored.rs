@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use contract::{Chat, Message, Version};
-use synchronizer::postgres_stored::{ChatRow, MessageRow, chat_from, message_from, version_from};
+use platform::event_log::TopicPartition;
+use synchronizer::postgres_stored::{ChatRow, MessageRow, chat_from, message_from, progress_from, version_from};
 use synchronizer::stored::{Request, Retry, Stored, StoredError};
 
 use crate::embedded_store::EmbeddedStore;
@@ -55,13 +56,20 @@ impl Stored for EmbeddedStore {
         Ok(known)
     }
 
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {
+        let rows: Vec<(String, i32, i64)> =
+            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.db.read).await?;
+        Ok(rows.into_iter().map(progress_from).collect())
+    }
+
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<(String, bool, String)> = sqlx::query_as(
-            "SELECT digest, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
+        let rows: Vec<(String, i64, bool, String)> = sqlx::query_as(
+            "SELECT digest, state_changed_at, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
         )
         .fetch_all(&self.db.read)
         .await?;
-        Ok(rows.into_iter().map(|(digest, from_source, raw)| Retry { digest, from_source, raw }).collect())
+        let retry = |(digest, asked_at, from_source, raw)| Retry { digest, asked_at, from_source, raw };
+        Ok(rows.into_iter().map(retry).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {

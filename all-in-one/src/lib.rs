@@ -2,9 +2,11 @@
 
 pub mod config;
 pub mod embedded_gate;
+mod embedded_letters;
 pub mod embedded_log;
 pub mod embedded_store;
 mod embedded_stored;
+pub mod tools;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};

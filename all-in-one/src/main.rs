@@ -1,10 +1,16 @@
-use all_in_one::{AllInOne, Config};
+use all_in_one::{AllInOne, Config, tools};
 use platform::lifecycle::{Stop, stop_on_signals};
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
     let config: Config = platform::config::load().unwrap_or_else(|error| error.exit());
-    platform::lifecycle::exit_code("chat-sync", run(config).await)
+    match config.tool.clone() {
+        None => platform::lifecycle::exit_code("chat-sync", run(config).await),
+        Some(tool) => tools::run(tool, &config).await.unwrap_or_else(|error| {
+            eprintln!("chat-sync: {error:#}");
+            std::process::ExitCode::from(2)
+        }),
+    }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

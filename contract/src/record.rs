@@ -184,6 +184,14 @@ impl Record {
         .to_vec()
     }
 
+    /// What it is called as a dead letter: the same content is one letter. xxh3, 16 hex digits.
+    pub fn letter_digest(&self) -> String {
+        match self {
+            Self::Rejected(rejected) => rejected.raw_digest.clone(),
+            other => format!("{:016x}", xxh3_64(&other.encode())),
+        }
+    }
+
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Message(_) => "message",

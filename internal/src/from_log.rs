@@ -191,7 +191,7 @@ impl FromLog {
             let live = record.offset >= place.live_from;
             let item = self.understand(&record);
             if let (Item::Message(row), true) = (&item, live) {
-                updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone() });
+                updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone(), answer: "" });
             }
             positions.insert(record.at.clone(), record.offset + 1);
             items.push((record.at, record.offset, item));
@@ -248,7 +248,8 @@ impl FromLog {
         };
         let mut forgotten = Vec::new();
         for (update, answer) in updates.iter_mut().zip(answers) {
-            count(&answer);
+            update.answer = answer.name();
+            metrics::counter!("chat_sync_gate_answers_total", "answer" => answer.name()).increment(1);
             match answer {
                 Answer::Newer | Answer::Equal => {}
                 Answer::Older(stored) => update.row = *stored,
@@ -282,16 +283,6 @@ impl FromLog {
             }
         }
     }
-}
-
-fn count(answer: &Answer) {
-    let name = match answer {
-        Answer::Newer => "newer",
-        Answer::Equal => "equal",
-        Answer::Older(_) => "older",
-        Answer::Absent => "absent",
-    };
-    metrics::counter!("chat_sync_gate_answers_total", "answer" => name).increment(1);
 }
 
 /// Keeps the list of chats as the store has it, and watches the store. Never ends.

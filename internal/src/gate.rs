@@ -20,6 +20,18 @@ pub enum Answer {
     Absent,
 }
 
+impl Answer {
+    /// Its word, for metrics and for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Newer => "newer",
+            Self::Equal => "equal",
+            Self::Older(_) => "older",
+            Self::Absent => "absent",
+        }
+    }
+}
+
 /// Why the gate did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the gate does not answer: {0}")]

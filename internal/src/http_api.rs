@@ -31,6 +31,7 @@ pub fn router(hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, stop: Stop) -> Router {
     Router::new()
         .route("/api/chats", get(chats))
         .route("/api/chats/{chat}/messages", get(messages))
+        .route("/api/ops/pushes/{chat}/{message}", get(pushed))
         .route("/ws", get(web_socket))
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("../web/index.html")) }))
         .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/app.js")) }))
@@ -98,6 +99,13 @@ struct Path<T>(T);
 
 async fn chats(State(app): State<App>) -> Result<Response, Problem> {
     Ok(Json(json!({ "chats": app.copy.chats().await? })).into_response())
+}
+
+/// How this pod pushed a message last.
+async fn pushed(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
+    let why = "this pod has not pushed it since its start, or not lately";
+    let pushed = app.hub.pushed(&chat, &message);
+    pushed.map(|pushed| Json(pushed).into_response()).ok_or(Problem(StatusCode::NOT_FOUND, "not_pushed", why.into()))
 }
 
 #[derive(Deserialize)]

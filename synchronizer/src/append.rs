@@ -25,12 +25,13 @@ impl Appender {
         Self { to_log, source: source.to_owned(), seen: Arc::new(Mutex::new(seen)), check }
     }
 
-    /// Appends those that were not appended within `lately`; gives how many that were, after their acks.
-    pub async fn append_new(&self, mut records: Vec<Record>, lately: Duration) -> usize {
-        let (all, now) = (records.len(), Instant::now());
+    /// Appends those that are not remembered as appended, with `since` as appended after that moment; gives how many
+    /// that were, after their acks.
+    pub async fn append_new(&self, mut records: Vec<Record>, since: Option<Instant>) -> usize {
+        let all = records.len();
         {
             let mut seen = self.seen();
-            records.retain(|record| !seen.contains(record, now, lately));
+            records.retain(|record| !seen.contains(record, since));
         }
         metrics::counter!("chat_sync_repeats_dropped_total").increment((all - records.len()) as u64);
         if records.is_empty() {

@@ -6,6 +6,41 @@
 use contract::row::unstamped;
 use contract::version::ERASED;
 use contract::{Chat, Message, Record, Row, Stamp, Version};
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// How many living rows there are, and which: the sum of their digests, whatever their order. Deleted rows are left
+/// out, for a source may forget them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Sum {
+    pub count: u64,
+    pub digest: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, id: &str, version: &Version) {
+        let Some(fields) = version.fields().ok().filter(|_| is_living(version)) else { return };
+        self.count += 1;
+        self.digest = self.digest.wrapping_add(xxh3_64_with_seed(id.as_bytes(), fields.digest));
+    }
+}
+
+/// Whether two versions are of the same content: that, and nothing else, is what readers see.
+pub fn same(a: &Version, b: &Version) -> bool {
+    match (a.fields(), b.fields()) {
+        (Ok(a), Ok(b)) => (a.deleted, a.digest) == (b.deleted, b.digest),
+        _ => a == b,
+    }
+}
+
+/// Neither deleted nor erased.
+pub fn is_living(version: &Version) -> bool {
+    version.fields().is_ok_and(|fields| !fields.deleted && fields.epoch != ERASED)
+}
+
+pub fn is_erased(version: &Version) -> bool {
+    version.fields().is_ok_and(|fields| fields.epoch == ERASED)
+}
 
 /// What a served row makes necessary: the record to append; `None` if the copy has it.
 ///
@@ -16,7 +51,7 @@ pub fn difference(served: Row, stored: Option<&Version>) -> Option<Record> {
     // Unreadable versions cannot be stored.
     let stored = stored_version.fields().ok()?;
     let of_source = served.version().fields().ok()?;
-    if stored.epoch == ERASED || (stored.deleted, stored.digest) == (of_source.deleted, of_source.digest) {
+    if stored.epoch == ERASED || same(stored_version, served.version()) {
         return None;
     }
     if served.version() > stored_version {
@@ -128,6 +163,23 @@ mod tests {
         assert_eq!(deletion(Row::Message(gone.clone())), None);
         let back = compared(&stored, &gone).unwrap();
         assert!(!back.stamp.deleted && back.version > gone.version && back.text.as_deref() == Some("hello"));
+    }
+
+    #[test]
+    fn a_sum_knows_every_living_row_in_whatever_order() {
+        let sum = |rows: &[&Message]| {
+            let mut sum = Sum::default();
+            rows.iter().for_each(|row| sum.add(&row.id, &row.version));
+            sum
+        };
+        let (a, mut b) = (message(1, 7, "a"), message(1, 8, "b"));
+        b.id = "n".into();
+        let b = b.stamped();
+        assert_eq!(sum(&[&a, &b]), sum(&[&b, &a]));
+        assert_ne!(sum(&[&a, &b]), sum(&[&a]));
+        assert_ne!(sum(&[&a]).digest, sum(&[&message(1, 7, "other")]).digest);
+        let Some(Record::Message(gone)) = deletion(Row::Message(b)) else { panic!("a deletion") };
+        assert_eq!(sum(&[&a, &gone]), sum(&[&a]));
     }
 
     #[test]

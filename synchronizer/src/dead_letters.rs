@@ -27,18 +27,18 @@ pub struct Retries {
 impl Retries {
     /// Looks for ever.
     pub async fn run(&self, source: &str, leader: &Leader) {
-        let mut tried: HashMap<String, Instant> = HashMap::new();
+        let mut tried: HashMap<(String, i64), Instant> = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
             let Ok(asked) = self.stored.retries().await else { continue };
-            tried.retain(|digest, at| at.elapsed() < PATIENCE && asked.iter().any(|retry| retry.digest == *digest));
+            tried.retain(|_, at| at.elapsed() < PATIENCE);
             for retry in asked {
-                if tried.contains_key(&retry.digest) {
+                if tried.contains_key(&(retry.digest.clone(), retry.asked_at)) {
                     continue;
                 }
                 let record = again(source, leader.generation().unwrap_or(0), &retry, Timestamp::now());
                 match self.to_log.append_retry(&record, &retry.digest).await {
-                    Ok(()) => drop(tried.insert(retry.digest, Instant::now())),
+                    Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),
                     Err(error) => tracing::warn!(%error, digest = retry.digest, "not tried again yet"),
                 }
             }

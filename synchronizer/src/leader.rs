@@ -22,9 +22,6 @@ use crate::stored::Stored;
 use crate::to_log::ToLog;
 use crate::translate;
 
-/// A repeat is a repeat however long ago: the feed says of itself that it changes.
-const EVER: Duration = Duration::MAX;
-
 /// What a leader works with.
 #[derive(Clone)]
 pub struct World {
@@ -113,6 +110,7 @@ impl Leader {
             slow_source: Arc::new(slow),
             stored: self.world.stored.clone(),
             appender: self.appender.clone(),
+            to_log: self.world.to_log.clone(),
             agenda: self.agenda.clone(),
             check: self.world.reconcile_check.clone(),
             source_name: self.world.settings.source.clone(),
@@ -175,7 +173,7 @@ impl Leader {
         let (rows, more) = (page.items.len() as u64, page.more);
         let records = self.translate(&page);
         metrics::counter!("chat_sync_changes_polled_total").increment(rows);
-        self.appender.append_new(records, EVER).await;
+        self.appender.append_new(records, None).await;
         let gap = self.agenda.gap();
         let mut place = self.place();
         place.generation = Some(page.generation);
@@ -210,7 +208,7 @@ impl Leader {
     async fn read_again(&self, mut from: String, end: Option<String>) {
         loop {
             let Outcome::Answered(page) = self.world.source.poll(Some(&from), Duration::ZERO).await else { return };
-            let late = self.appender.append_new(self.translate(&page), EVER).await;
+            let late = self.appender.append_new(self.translate(&page), None).await;
             metrics::counter!("chat_sync_late_rows_total").increment(late as u64);
             if !page.more || Some(&page.next) == end.as_ref() || page.next == from {
                 return;

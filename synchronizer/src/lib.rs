@@ -18,6 +18,7 @@ pub mod stored;
 pub mod to_log;
 pub mod translate;
 pub mod vendor;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use contract::row::Stamp;
 use contract::{Chat, Message, Timestamp, Version};
 use futures::TryStreamExt;
+use platform::event_log::TopicPartition;
 use sqlx::PgPool;
 
 use crate::stored::{Request, Retry, Stored, StoredError};
@@ -68,6 +69,11 @@ pub fn version_from(text: &str) -> Result<Version, StoredError> {
     text.parse().map_err(|error| StoredError(format!("a stored version: {error}")))
 }
 
+/// A partition's progress as it is stored: topic, partition, next offset.
+pub fn progress_from((topic, partition, next): (String, i32, i64)) -> (TopicPartition, u64) {
+    (TopicPartition::new(topic, partition.cast_unsigned()), u64::try_from(next).unwrap_or_default())
+}
+
 fn stamp(text: &str) -> Result<(Version, Stamp), StoredError> {
     let version = version_from(text)?;
     let fields = version.fields().map_err(|error| StoredError(format!("a stored version: {error}")))?;
@@ -112,13 +118,20 @@ impl Stored for PostgresStored {
         Ok(rows.into_iter().collect())
     }
 
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {
+        let rows: Vec<(String, i32, i64)> =
+            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(progress_from).collect())
+    }
+
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<(String, bool, String)> = sqlx::query_as(
-            "SELECT digest, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
+        let rows: Vec<(String, i64, bool, String)> = sqlx::query_as(
+            "SELECT digest, from_micros(state_changed_at), from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|(digest, from_source, raw)| Retry { digest, from_source, raw }).collect())
+        let retry = |(digest, asked_at, from_source, raw)| Retry { digest, asked_at, from_source, raw };
+        Ok(rows.into_iter().map(retry).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {

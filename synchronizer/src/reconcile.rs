@@ -5,23 +5,25 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contract::{Record, Row, Timestamp};
 use platform::health::Check;
 use platform::retry;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::append::Appender;
 use crate::compare::{deletion, difference};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
 use crate::stored::{Request, Stored, StoredError};
+use crate::to_log::ToLog;
 use crate::translate;
 
-/// What was appended so lately may not be stored yet; it is no difference.
-const IN_FLIGHT: Duration = Duration::from_secs(60);
+/// How long a round waits for the copy to have what was appended before it. A writer that is further behind costs
+/// repeats, which change nothing.
+const WRITER: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(200);
 /// How often it is looked whether somebody asks for a round.
 const REQUESTS: Duration = Duration::from_secs(2);
 
@@ -151,6 +153,7 @@ pub struct Reconcile {
     pub slow_source: Arc<dyn Source>,
     pub stored: Arc<dyn Stored>,
     pub appender: Appender,
+    pub to_log: ToLog,
     pub agenda: Arc<Agenda>,
     pub check: Check,
     pub source_name: String,
@@ -191,13 +194,16 @@ impl Reconcile {
     }
 
     async fn round(&self, mut round: Round, number: u64) {
-        let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
-        let chats = self.chats(source, &mut round).await;
+        let pass = Pass {
+            source: if round.reason == SLOW { &self.slow_source } else { &self.source },
+            since: self.everything_stored().await,
+        };
+        let chats = self.chats(&pass, &mut round).await;
         round.chats = chats.len() as u64;
         let after = round.after.clone();
         let rest = chats.into_iter().filter(|chat| after.as_ref().is_none_or(|after| chat > after));
         for chat in rest {
-            round.appended += self.chat(source, &chat).await;
+            round.appended += self.chat(&pass, &chat).await;
             round.chats_done += 1;
             round.after = Some(chat);
             if !self.agenda.note(&round, number) {
@@ -207,12 +213,35 @@ impl Reconcile {
         self.agenda.finish(&round, number);
     }
 
+    /// Waits until the copy has what stands in the log now; gives the moment after which records may still be under
+    /// way to it.
+    async fn everything_stored(&self) -> Instant {
+        let since = Instant::now();
+        let ends = loop {
+            match self.to_log.ends().await {
+                Ok(ends) => break ends,
+                Err(error) => {
+                    self.check.ready(format!("waiting: {error}"));
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        };
+        while since.elapsed() < WRITER {
+            let applied = self.patiently(|| self.stored.progress()).await;
+            if ends.iter().all(|(at, end)| *end == 0 || applied.get(at).is_some_and(|applied| applied >= end)) {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        since
+    }
+
     /// Compares the chats themselves; gives the living ones' ids, in order.
-    async fn chats(&self, source: &Arc<dyn Source>, round: &mut Round) -> Vec<String> {
+    async fn chats(&self, pass: &Pass<'_>, round: &mut Round) -> Vec<String> {
         let mut stored = self.patiently(|| self.stored.chats()).await;
         let (mut at, mut differing, mut living) = (Some(ListAt::Chats), Vec::new(), Vec::new());
         while let Some(place) = at {
-            let Some(page) = self.page(source, &place).await else { break };
+            let Some(page) = self.page(pass, &place).await else { break };
             for record in self.translated(&page, false) {
                 let Record::Chat(chat) = record else {
                     differing.push(record);
@@ -225,17 +254,17 @@ impl Reconcile {
                 differing.extend(difference(Row::Chat(chat), known.as_ref().map(|known| &known.version)));
             }
             // One that cannot be understood is there all the same.
-            page.items.iter().filter_map(|item| id(item)).for_each(|id| drop(stored.remove(&id)));
+            page.items.iter().filter_map(|item| translate::id(item)).for_each(|id| drop(stored.remove(&id)));
             at = page.next;
         }
         differing.extend(stored.into_values().filter_map(|chat| deletion(Row::Chat(chat))));
-        round.appended += self.append(differing).await;
+        round.appended += self.append(pass, differing).await;
         living.sort();
         living
     }
 
     /// Compares a chat's messages; gives how many records that took.
-    async fn chat(&self, source: &Arc<dyn Source>, chat: &str) -> u64 {
+    async fn chat(&self, pass: &Pass<'_>, chat: &str) -> u64 {
         // Before the source is asked: see `compare`.
         let stored = self.patiently(|| self.stored.versions(chat)).await;
         let mut served = HashSet::new();
@@ -243,9 +272,9 @@ impl Reconcile {
         let mut at = Some(ListAt::messages(chat));
         while let Some(place) = at {
             // It vanished between the list of chats and now: the next round sees it.
-            let Some(page) = self.page(source, &place).await else { return appended };
+            let Some(page) = self.page(pass, &place).await else { return appended };
             metrics::counter!("chat_sync_rows_compared_total").increment(page.items.len() as u64);
-            served.extend(page.items.iter().filter_map(|item| id(item)));
+            served.extend(page.items.iter().filter_map(|item| translate::id(item)));
             let differing = self.translated(&page, true).into_iter().filter_map(|record| match record {
                 Record::Message(message) => {
                     let known = stored.get(&message.id);
@@ -253,7 +282,7 @@ impl Reconcile {
                 }
                 other => Some(other),
             });
-            appended += self.append(differing.collect()).await;
+            appended += self.append(pass, differing.collect()).await;
             at = page.next;
         }
         let mut absent: Vec<String> = stored
@@ -262,20 +291,21 @@ impl Reconcile {
             .map(|(id, _)| id)
             .collect();
         if !absent.is_empty() {
-            absent = self.still_absent(source, chat, absent).await;
+            absent = self.still_absent(pass, chat, absent).await;
             let rows = self.patiently(|| self.stored.messages(chat, &absent)).await;
-            appended += self.append(rows.into_iter().filter_map(|row| deletion(Row::Message(row))).collect()).await;
+            appended +=
+                self.append(pass, rows.into_iter().filter_map(|row| deletion(Row::Message(row))).collect()).await;
         }
         appended
     }
 
     /// Deleting is asked for twice: one page that was served wrongly must not empty a chat.
-    async fn still_absent(&self, source: &Arc<dyn Source>, chat: &str, absent: Vec<String>) -> Vec<String> {
+    async fn still_absent(&self, pass: &Pass<'_>, chat: &str, absent: Vec<String>) -> Vec<String> {
         let mut absent: HashSet<String> = absent.into_iter().collect();
         let mut at = Some(ListAt::messages(chat));
         while let Some(place) = at {
-            let Some(page) = self.page(source, &place).await else { return Vec::new() };
-            for id in page.items.iter().filter_map(|item| id(item)) {
+            let Some(page) = self.page(pass, &place).await else { return Vec::new() };
+            for id in page.items.iter().filter_map(|item| translate::id(item)) {
                 absent.remove(&id);
             }
             at = page.next;
@@ -284,31 +314,28 @@ impl Reconcile {
     }
 
     /// Appends what is not under way already, nor a dead letter.
-    async fn append(&self, mut records: Vec<Record>) -> u64 {
-        let digests: Vec<String> = records.iter().map(digest).collect();
+    async fn append(&self, pass: &Pass<'_>, mut records: Vec<Record>) -> u64 {
+        let digests: Vec<String> = records.iter().map(Record::letter_digest).collect();
         if !digests.is_empty() {
             let dead = self.patiently(|| self.stored.dead_letters(&digests)).await;
             let mut digests = digests.iter();
             records.retain(|_| digests.next().is_none_or(|digest| !dead.contains(digest)));
         }
-        let appended = self.appender.append_new(records, IN_FLIGHT).await as u64;
+        let appended = self.appender.append_new(records, Some(pass.since)).await as u64;
         metrics::counter!("chat_sync_reconcile_appended_total").increment(appended);
         appended
     }
 
     fn translated(&self, page: &Listing, messages: bool) -> Vec<Record> {
-        let now = Timestamp::now();
         let kind = if messages { translate::Kind::Message } else { translate::Kind::Chat };
-        let translated =
-            |item: &Box<RawValue>| translate::from_listing(&self.source_name, page.generation, kind, item, now);
-        page.items.iter().map(translated).collect()
+        translate::listing(&self.source_name, page, kind, Timestamp::now())
     }
 
     /// The page, as soon as it can be had; `None` if it is gone.
-    async fn page(&self, source: &Arc<dyn Source>, at: &ListAt) -> Option<Listing> {
+    async fn page(&self, pass: &Pass<'_>, at: &ListAt) -> Option<Listing> {
         let mut waits = waits();
         loop {
-            match source.list(at).await {
+            match pass.source.list(at).await {
                 Outcome::Answered(page) => return Some(page),
                 Outcome::Gone(why) => {
                     tracing::warn!(why, "cannot be listed; passing on");
@@ -341,21 +368,12 @@ impl Reconcile {
     }
 }
 
+/// What one round works with.
+struct Pass<'a> {
+    source: &'a Arc<dyn Source>,
+    /// What was appended after this moment may not be stored yet, and is no difference.
+    since: Instant,
+}
+
 /// The reason of rounds that nobody asked for.
 const SLOW: &str = "slow";
-
-fn id(item: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Id {
-        id: String,
-    }
-    serde_json::from_str::<Id>(item.get()).ok().map(|item| item.id)
-}
-
-/// What the record would be called as a dead letter.
-fn digest(record: &Record) -> String {
-    match record {
-        Record::Rejected(rejected) => rejected.raw_digest.clone(),
-        other => format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&other.encode())),
-    }
-}

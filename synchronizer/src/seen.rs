@@ -2,7 +2,7 @@
 //! duplicates, which the versions make harmless.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use contract::Record;
 use lru::LruCache;
@@ -22,10 +22,10 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Whether the record was appended within `lately` before `now`.
-    pub fn contains(&mut self, record: &Record, now: Instant, lately: Duration) -> bool {
+    /// Whether the record was appended; with `since`, whether after that moment.
+    pub fn contains(&mut self, record: &Record, since: Option<Instant>) -> bool {
         let known = fingerprint(record).and_then(|fingerprint| self.0.get(&fingerprint));
-        known.is_some_and(|appended| now.duration_since(*appended) <= lately)
+        known.is_some_and(|appended| since.is_none_or(|since| *appended >= since))
     }
 
     /// Call it after the acks only.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use contract::{Chat, Message, Version};
+use platform::event_log::TopicPartition;
 
 /// The copy cannot be read now.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,8 @@ impl From<sqlx::Error> for StoredError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     pub digest: String,
+    /// When it was asked for, in microseconds; tells one wish from the next.
+    pub asked_at: i64,
     /// Whether `raw` is an item of the source; else it is a record of the log.
     pub from_source: bool,
     pub raw: String,
@@ -46,6 +49,9 @@ pub trait Stored: Send + Sync {
 
     /// Which of these digests are in the dead letters, whatever became of them.
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError>;
+
+    /// The next offset that is applied, by partition.
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError>;
 
     /// The dead letters that are to be tried again.
     async fn retries(&self) -> Result<Vec<Retry>, StoredError>;

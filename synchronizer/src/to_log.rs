@@ -7,7 +7,7 @@ use std::time::Instant;
 use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
-use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, TopicSpec};
+use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, Offsets, TopicPartition, TopicSpec};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
@@ -72,6 +72,16 @@ impl ToLog {
     /// The number of partitions of the changes topic.
     pub fn partitions(&self) -> u32 {
         self.partitions
+    }
+
+    /// The end of every partition of the changes topic.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+        let offsets = self.log.offsets(&self.topics.changes).await?;
+        let end = |(partition, held): (u32, Offsets)| (TopicPartition::new(self.changes.clone(), partition), held.end);
+        Ok(offsets.into_iter().map(end).collect())
     }
 
     /// The newest checkpoint of this source in this region.

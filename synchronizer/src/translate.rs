@@ -8,6 +8,8 @@ use contract::{Chat, Message, Record, Rejected, Stamp, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::source::Listing;
+
 /// What an item of a listing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -96,6 +98,20 @@ pub fn from_listing(source: &str, generation: u32, kind: Kind, item: &RawValue, 
         return reject(source, "too_large", format!("{length} bytes"), item);
     }
     record
+}
+
+/// Every item of a page of a listing, in its order.
+pub fn listing(source: &str, page: &Listing, kind: Kind, now: Timestamp) -> Vec<Record> {
+    page.items.iter().map(|item| from_listing(source, page.generation, kind, item, now)).collect()
+}
+
+/// The item's id, whatever else cannot be understood.
+pub fn id(item: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    serde_json::from_str::<Id>(item.get()).ok().map(|item| item.id)
 }
 
 fn reject(source: &str, reason: &str, detail: String, item: &RawValue) -> Record {

@@ -47,7 +47,8 @@ async fn get(vendor: &Vendor, path: &str) -> Value {
 
 /// Everything in the copy's living chats.
 pub async fn in_the_copy(pool: &PgPool) -> Rows {
-    let rows: Vec<(String, String, bool, Option<String>, Option<String>)> = sqlx::query_as(
+    type Stored = (String, String, bool, Option<String>, Option<String>);
+    let rows: Vec<Stored> = sqlx::query_as(
         "SELECT m.chat_id, m.id, m.deleted, m.author, m.text FROM messages m JOIN chats c ON c.id = m.chat_id \
          WHERE NOT c.deleted",
     )

@@ -16,7 +16,7 @@ pub struct Process {
 }
 
 /// Where cargo puts the programs: two folders above the test's own.
-fn path_of(program: &str) -> PathBuf {
+pub fn path_of(program: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let folder = test.parent().and_then(Path::parent).expect("a folder of programs");
     let path = folder.join(program);

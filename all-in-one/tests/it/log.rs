@@ -29,6 +29,9 @@ impl EventLog for Kept {
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
         self.0.log.offsets(topic).await
     }
+    async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+        self.0.log.find(at, key, since_ms).await
+    }
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
         self.0.log.tail(topic, per_partition).await
     }

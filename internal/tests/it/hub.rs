@@ -39,7 +39,7 @@ impl World {
         let offset = self.next;
         self.next += 1;
         self.hub.append([(self.at.clone(), offset, Item::Message(row.clone()))]);
-        Update { at: self.at.clone(), offset, row: row.clone() }
+        Update { at: self.at.clone(), offset, row: row.clone(), answer: "" }
     }
 
     fn mark(&mut self, name: &str) {
@@ -260,7 +260,7 @@ fn v4_a_position_claims_nothing_that_another_topic_has_not_pushed_yet() {
     world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
     world.sent();
     let local = world.append(&row("c", "m", &version(1)));
-    let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)) };
+    let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)), answer: "" };
     world.hub.append([(mirror, 0, Item::Message(mirrored.row.clone()))]);
     world.push(local);
     let token = world.sent().pop().unwrap().2.unwrap();

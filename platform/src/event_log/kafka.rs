@@ -162,6 +162,11 @@ impl EventLog for Kafka {
         self.blocking(move |producer| offsets(producer, &topic)).await
     }
 
+    async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+        let (at, key, brokers) = (at.clone(), key.as_bytes().to_owned(), self.brokers.clone());
+        self.blocking(move |_| find(&brokers, &at, &key, since_ms)).await
+    }
+
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
         let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
         self.blocking(move |producer| tail(producer, &brokers, &topic, per_partition)).await
@@ -240,14 +245,38 @@ fn tail(producer: &FutureProducer, brokers: &str, topic: &str, per_partition: u6
     if unfinished.is_empty() {
         return Ok(Vec::new());
     }
+    read_to_the_end(&looking(brokers)?, &positions, unfinished, topic.into(), |_| true)
+}
+
+fn find(brokers: &str, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+    let consumer = looking(brokers)?;
+    let id = i32::try_from(at.partition).unwrap_or(i32::MAX);
+    let mut since = TopicPartitionList::new();
+    since.add_partition_offset(&at.topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
+    let positions = consumer.offsets_for_times(since, QUESTION).map_err(unavailable)?;
+    let is_wanted = |message: &BorrowedMessage<'_>| message.key() == Some(key);
+    read_to_the_end(&consumer, &positions, BTreeSet::from([id]), at.topic.clone(), is_wanted)
+}
+
+/// A consumer that tells where a partition ends.
+fn looking(brokers: &str) -> Result<BaseConsumer, LogError> {
     let mut config = Kafka::consumer_config(brokers, "chat-sync-tail");
-    let consumer: BaseConsumer = config.set("enable.partition.eof", "true").create().map_err(unavailable)?;
-    consumer.assign(&positions).map_err(unavailable)?;
-    let topic: Arc<str> = topic.into();
+    config.set("enable.partition.eof", "true").create().map_err(unavailable)
+}
+
+fn read_to_the_end(
+    consumer: &BaseConsumer,
+    positions: &TopicPartitionList,
+    mut unfinished: BTreeSet<i32>,
+    topic: Arc<str>,
+    is_wanted: impl Fn(&BorrowedMessage<'_>) -> bool,
+) -> Result<Vec<LogRecord>, LogError> {
+    consumer.assign(positions).map_err(unavailable)?;
     let mut records = Vec::new();
     while !unfinished.is_empty() {
         match consumer.poll(Timeout::After(QUESTION)) {
-            Some(Ok(message)) => records.push(log_record(&topic, &message)),
+            Some(Ok(message)) if is_wanted(&message) => records.push(log_record(&topic, &message)),
+            Some(Ok(_)) => {}
             // All partitions are of one topic here, so the number says enough.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unfinished.remove(&partition);

@@ -139,6 +139,10 @@ pub trait EventLog: Send + Sync {
     /// What each partition of the topic holds now.
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError>;
 
+    /// The records of a partition with this key that were appended since `since_ms`, in order. Reads on to the
+    /// partition's end: it is for people who look.
+    async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError>;
+
     /// The last records of each partition, at most `per_partition` each, in order within each.
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError>;
 }

@@ -21,6 +21,7 @@ macro_rules! event_log_suite {
             a_group_shares_the_partitions_and_hands_over,
             mirrored_topics_are_read_too,
             the_tail_is_the_last_records_of_each_partition,
+            records_are_found_by_their_key,
             a_position_beyond_the_end_is_said,
             a_record_of_four_megabytes_passes,
         );
@@ -234,6 +235,19 @@ pub async fn the_tail_is_the_last_records_of_each_partition(log: Log) {
     assert_eq!(tail, [(0, 1), (0, 2), (1, 0)]);
     let offsets = log.offsets(&name).await.unwrap();
     assert_eq!(offsets.values().map(|held| (held.start, held.end)).collect::<Vec<_>>(), [(0, 3), (0, 1), (0, 0)]);
+}
+
+pub async fn records_are_found_by_their_key(log: Log) {
+    let name = topic(&log, 2).await;
+    let keyed = |partition, key: &str| NewRecord { key: Some(key.into()), ..record(&name, partition, key) };
+    log.append(vec![keyed(0, "a"), keyed(0, "b"), keyed(0, "a"), keyed(1, "a")]).await.unwrap();
+    let at = TopicPartition::new(name.as_str(), 0);
+    let offsets = async |key: &str, since| -> Vec<u64> {
+        log.find(&at, key, since).await.unwrap().into_iter().map(|record| record.offset).collect()
+    };
+    assert_eq!(offsets("a", 0).await, [0, 2]);
+    assert_eq!(offsets("c", 0).await, [0; 0]);
+    assert_eq!(offsets("a", i64::MAX / 2).await, [0; 0]);
 }
 
 pub async fn a_position_beyond_the_end_is_said(log: Log) {

@@ -9,3 +9,4 @@ mod misbehaviour;
 mod promises;
 mod protocols;
 mod real_log;
+mod tools;

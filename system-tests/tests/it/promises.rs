@@ -110,6 +110,9 @@ impl EventLog for SlowAcks {
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
         self.log.offsets(topic).await
     }
+    async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+        self.log.find(at, key, since_ms).await
+    }
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
         self.log.tail(topic, per_partition).await
     }

@@ -7,7 +7,9 @@
 //! 3. [`Hub::finish_load`] adds what the ring has beyond those positions, sends the load with its position,
 //!    then what was kept, and the subscription is live.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod plan;
+
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,7 @@ use axum::extract::ws::Utf8Bytes;
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
 use lru::LruCache;
 use platform::event_log::TopicPartition;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
 use crate::copy::Snapshot;
@@ -24,11 +27,10 @@ use crate::ring::{Item, Ring};
 use crate::shown::{ShownChat, ShownMessage};
 use crate::to_browser::ServerFrame;
 
+use plan::{judge_resume, plan_load};
+
 /// Of how many messages the last pushed version is remembered.
 const PUSHED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
-
-/// How many bytes of texts one load brings at most.
-const MAX_LOAD_BYTES: usize = 1 << 20;
 
 pub type ConnectionId = u64;
 
@@ -48,7 +50,7 @@ struct State {
     published: BTreeMap<TopicPartition, u64>,
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
-    pushed: LruCache<(String, String), Version>,
+    pushed: LruCache<(String, String), Pushed>,
     chats: HashMap<String, KnownChat>,
     /// Whether the list of chats was read from the store once.
     chats_complete: bool,
@@ -76,6 +78,19 @@ pub struct Update {
     pub at: TopicPartition,
     pub offset: u64,
     pub row: ShownMessage,
+    /// The gate's word, for operators; empty if it was not asked.
+    pub answer: &'static str,
+}
+
+/// A message as it was pushed last, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    pub version: Version,
+    /// The gate's word; empty if it was not asked.
+    pub answer: std::borrow::Cow<'static, str>,
+    /// How many connections watched its chat.
+    pub connections: u64,
+    pub at: Timestamp,
 }
 
 /// What became of a load.
@@ -203,15 +218,22 @@ impl Hub {
         let (mut rows, mut deliveries) = (0, 0);
         for update in updates {
             let key = (update.row.chat_id.clone(), update.row.id.clone());
-            if state.pushed.get(&key).is_some_and(|pushed| *pushed >= update.row.version) {
+            if state.pushed.get(&key).is_some_and(|pushed| pushed.version >= update.row.version) {
                 continue;
             }
-            state.pushed.put(key, update.row.version.clone());
             rows += 1;
-            deliveries += self.push(&mut state, &update);
+            let connections = self.push(&mut state, &update);
+            deliveries += connections;
+            let (version, answer, at) = (update.row.version, update.answer.into(), Timestamp::now());
+            state.pushed.put(key, Pushed { version, answer, connections, at });
         }
         state.published.extend(positions);
         (rows, deliveries)
+    }
+
+    /// How a message was pushed last, if that is remembered.
+    pub fn pushed(&self, chat: &str, message: &str) -> Option<Pushed> {
+        self.lock().pushed.peek(&(chat.to_owned(), message.to_owned())).cloned()
     }
 
     /// Sends the list of chats to everybody if it has changed since.
@@ -405,90 +427,4 @@ impl State {
 
 fn position(ring: &Ring, offset: u64) -> Position {
     Position { offset, marker: ring.marker_before(offset).map(|name| name.to_string()) }
-}
-
-/// What a load consists of.
-struct Plan {
-    /// The chat's last messages, oldest first.
-    window: Vec<ShownMessage>,
-    /// Newer versions of messages before the window: the store may not have them yet when a page asks for them.
-    outside: Vec<ShownMessage>,
-    /// Whether there may be messages before the window.
-    more: bool,
-    positions: BTreeMap<String, Position>,
-    behind: bool,
-}
-
-fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Plan {
-    let full = snapshot.messages.len() >= limit;
-    let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
-    let mut rows: HashMap<String, ShownMessage> =
-        snapshot.messages.into_iter().map(|message| (message.id.clone(), message)).collect();
-    // Until the partitions are known, nothing is known to be complete.
-    let mut behind = state.partitions == 0;
-    let mut positions = BTreeMap::new();
-    let mut from_ring = HashSet::new();
-    for (at, ring) in state.rings_of(chat) {
-        let applied = snapshot.progress.get(at).copied().unwrap_or(0);
-        behind |= applied < ring.start() || !ring.is_live();
-        positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
-        for row in ring.rows(chat, applied) {
-            from_ring.insert(row.id.clone());
-            let newest = rows.entry(row.id.clone()).or_insert_with(|| row.clone());
-            if row.version > newest.version {
-                *newest = row.clone();
-            }
-        }
-    }
-    behind |= positions.is_empty();
-    let mut all: Vec<ShownMessage> = rows.into_values().collect();
-    all.sort_by(|a, b| a.place().cmp(&b.place()));
-    let before = match floor {
-        Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
-        None => 0,
-    };
-    let mut window = all.split_off(before);
-    let cut = window.len() - fitting(&window);
-    let more = full || cut > 0;
-    // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
-    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(&row.id)).collect();
-    let outside = all.into_iter().chain(cut).collect();
-    Plan { window, outside, more, positions, behind }
-}
-
-/// How many of the last rows fit into one load.
-fn fitting(rows: &[ShownMessage]) -> usize {
-    let mut bytes = 0;
-    let sizes = rows.iter().rev().map(|row| row.text.as_ref().map_or(0, String::len) + 500);
-    // The newest goes along however large it is.
-    sizes
-        .take_while(|size| {
-            bytes += size;
-            bytes <= MAX_LOAD_BYTES
-        })
-        .count()
-        .max(usize::from(!rows.is_empty()))
-}
-
-fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resumed {
-    if token.region != region || token.chat != chat || token.partition != state.partition_of(chat) {
-        return Resumed::Impossible;
-    }
-    let (mut rings, mut ahead) = (0, false);
-    for (at, ring) in state.rings_of(chat) {
-        rings += 1;
-        let Some(position) = token.positions.get(&*at.topic) else { return Resumed::Impossible };
-        if position.offset > ring.end() || !ring.is_live() {
-            ahead = true;
-        } else if position.offset < ring.start()
-            || ring.marker_before(position.offset).as_deref() != position.marker.as_deref()
-        {
-            return Resumed::Impossible;
-        }
-    }
-    match (rings, ahead) {
-        (0, _) => Resumed::Impossible,
-        (_, true) => Resumed::Ahead,
-        (_, false) => Resumed::Exactly,
-    }
 }

@@ -1,0 +1,97 @@
+//! What a load consists of, and whether a resume can be exact. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{Resumed, State, position};
+use crate::copy::Snapshot;
+use crate::resume::{Position, Token};
+use crate::shown::ShownMessage;
+
+/// How many bytes of texts one load brings at most.
+const MAX_LOAD_BYTES: usize = 1 << 20;
+
+/// What a load consists of.
+pub(super) struct Plan {
+    /// The chat's last messages, oldest first.
+    pub window: Vec<ShownMessage>,
+    /// Newer versions of messages before the window: the store may not have them yet when a page asks for them.
+    pub outside: Vec<ShownMessage>,
+    /// Whether there may be messages before the window.
+    pub more: bool,
+    pub positions: BTreeMap<String, Position>,
+    pub behind: bool,
+}
+
+pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Plan {
+    let full = snapshot.messages.len() >= limit;
+    let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
+    let mut rows: HashMap<String, ShownMessage> =
+        snapshot.messages.into_iter().map(|message| (message.id.clone(), message)).collect();
+    // Until the partitions are known, nothing is known to be complete.
+    let mut behind = state.partitions == 0;
+    let mut positions = BTreeMap::new();
+    let mut from_ring = HashSet::new();
+    for (at, ring) in state.rings_of(chat) {
+        let applied = snapshot.progress.get(at).copied().unwrap_or(0);
+        behind |= applied < ring.start() || !ring.is_live();
+        positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
+        for row in ring.rows(chat, applied) {
+            from_ring.insert(row.id.clone());
+            let newest = rows.entry(row.id.clone()).or_insert_with(|| row.clone());
+            if row.version > newest.version {
+                *newest = row.clone();
+            }
+        }
+    }
+    behind |= positions.is_empty();
+    let mut all: Vec<ShownMessage> = rows.into_values().collect();
+    all.sort_by(|a, b| a.place().cmp(&b.place()));
+    let before = match floor {
+        Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
+        None => 0,
+    };
+    let mut window = all.split_off(before);
+    let cut = window.len() - fitting(&window);
+    let more = full || cut > 0;
+    // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
+    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(&row.id)).collect();
+    let outside = all.into_iter().chain(cut).collect();
+    Plan { window, outside, more, positions, behind }
+}
+
+/// How many of the last rows fit into one load.
+fn fitting(rows: &[ShownMessage]) -> usize {
+    let mut bytes = 0;
+    let sizes = rows.iter().rev().map(|row| row.text.as_ref().map_or(0, String::len) + 500);
+    // The newest goes along however large it is.
+    sizes
+        .take_while(|size| {
+            bytes += size;
+            bytes <= MAX_LOAD_BYTES
+        })
+        .count()
+        .max(usize::from(!rows.is_empty()))
+}
+
+pub(super) fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resumed {
+    if token.region != region || token.chat != chat || token.partition != state.partition_of(chat) {
+        return Resumed::Impossible;
+    }
+    let (mut rings, mut ahead) = (0, false);
+    for (at, ring) in state.rings_of(chat) {
+        rings += 1;
+        let Some(position) = token.positions.get(&*at.topic) else { return Resumed::Impossible };
+        if position.offset > ring.end() || !ring.is_live() {
+            ahead = true;
+        } else if position.offset < ring.start()
+            || ring.marker_before(position.offset).as_deref() != position.marker.as_deref()
+        {
+            return Resumed::Impossible;
+        }
+    }
+    match (rings, ahead) {
+        (0, _) => Resumed::Impossible,
+        (_, true) => Resumed::Ahead,
+        (_, false) => Resumed::Exactly,
+    }
+}

@@ -1,0 +1,142 @@
+//! The operator's tools on the real servers, as processes.
+
+use std::process::{Command, Output};
+
+use platform::eventually;
+use serde_json::json;
+use sqlx::PgPool;
+use system_tests::compared::{at_the_vendor, in_the_copy};
+use system_tests::pipeline::{Options, Pipeline};
+use system_tests::process::path_of;
+use system_tests::reader::Reader;
+
+/// Runs a tool against the pipeline.
+async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
+    let mut command = Command::new(path_of("chat-sync"));
+    command.env_clear().args(arguments).envs([
+        ("DATABASE_URL", pipeline.database_url.expose()),
+        ("CHAT_SYNC_SOURCE_URL", &format!("http://{}", pipeline.vendor_address)),
+        ("CHAT_SYNC_KAFKA", &pipeline.kafka),
+        ("CHAT_SYNC_TOPIC_SUFFIX", &pipeline.topic_suffix),
+        ("CHAT_SYNC_INTERNAL_URL", &format!("http://{}", pipeline.internal_address)),
+    ]);
+    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_names_what_differs_and_reconcile_mends_it() {
+    let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("To be verified").await;
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    vendor.delete(&chat, &ids[19]).await;
+    let equal = tool(&pipeline, &["verify", "--allow-lag", "20s"]).await;
+    assert!(equal.status.success(), "{}", printed(&equal));
+    assert!(printed(&equal).contains("compared 1 chats with 19 messages"), "{}", printed(&equal));
+
+    // What somebody does to the copy by hand: a row lost, one changed, one that the source never had.
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let harm = format!(
+        "DELETE FROM messages WHERE id = '{}';
+         UPDATE messages SET text = 'not what they wrote', version = left(version, 50) || 'ffffffffffffffff'
+             WHERE id = '{}';
+         INSERT INTO messages SELECT chat_id, 'stray', parent_id, author, text, created_at, edited_at, deleted_at,
+             deleted, version FROM messages WHERE id = '{}'",
+        ids[3], ids[5], ids[7]
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(harm)).execute(&pool).await.unwrap();
+    let differs = tool(&pipeline, &["verify", "--allow-lag", "1s"]).await;
+    assert_eq!(differs.status.code(), Some(1), "{}", printed(&differs));
+    for (id, how) in [
+        (&*ids[3], "is missing in the copy"),
+        (&*ids[5], "has another content in the copy"),
+        ("stray", "is not at the source any more"),
+    ] {
+        assert!(printed(&differs).contains(&format!("message {id} {how}")), "{}", printed(&differs));
+    }
+    let json = tool(&pipeline, &["verify", "--allow-lag", "1s", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["differing"][&chat]["differences"].as_array().unwrap().len(), 3, "{report}");
+
+    // A minute after they were appended they would be no repeats; a new leader has no memory of that at all.
+    let mut pipeline = pipeline;
+    pipeline.synchronizer.terminate().await;
+    eventually!(in_the_copy(&pool).await.len() == 20, "the harm is done");
+    pipeline.synchronizer.start_again();
+    let mended = tool(&pipeline, &["reconcile", "--reason", "the test did harm"]).await;
+    assert!(mended.status.success(), "{}", printed(&mended));
+    let expected = at_the_vendor(&vendor).await;
+    eventually!(
+        {
+            let mut copy = in_the_copy(&pool).await;
+            copy.remove(&(chat.clone(), "stray".into())).is_some_and(|row| row.0) && copy == expected
+        },
+        "the copy is as the vendor is"
+    );
+    let equal = tool(&pipeline, &["verify"]).await;
+    assert!(equal.status.success(), "{}", printed(&equal));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_shown_tried_again_resolved_or_discarded() {
+    let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("With a dead letter").await;
+    vendor.misbehave(json!({ "strange_text": { "kinds": ["lone_surrogate"], "times": 1 } })).await;
+    let strange = vendor.post(&chat, "plain").await;
+    let other = vendor.post(&chat, "another").await;
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    eventually!(
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM dead_letters").fetch_one(&pool).await.unwrap() == 1,
+        "it is a dead letter"
+    );
+    let explained = tool(&pipeline, &["verify"]).await;
+    assert!(explained.status.success(), "{}", printed(&explained));
+    assert!(printed(&explained).contains("1 rows are explained"), "{}", printed(&explained));
+    let groups = printed(&tool(&pipeline, &["dead-letters", "list"]).await);
+    assert!(groups.contains("malformed") && groups.contains("open"), "{groups}");
+    let list = printed(&tool(&pipeline, &["dead-letters", "list", "--reason", "malformed"]).await);
+    let digest = &list[..8];
+    let shown = printed(&tool(&pipeline, &["dead-letters", "show", digest]).await);
+    assert!(shown.contains(&strange) && shown.contains("\\ud800"), "{shown}");
+    let again = tool(&pipeline, &["dead-letters", "retry", digest]).await;
+    assert_eq!(again.status.code(), Some(1), "{}", printed(&again));
+    assert!(printed(&again).contains("still open: tried again: malformed"), "{}", printed(&again));
+
+    // As if the version after this one had learned to read it.
+    sqlx::query("UPDATE dead_letters SET raw = replace(raw, '\\ud800', '')").execute(&pool).await.unwrap();
+    let reader = Reader::watch(&pipeline.internal_address);
+    let resolved = tool(&pipeline, &["dead-letters", "retry", "--reason", "malformed"]).await;
+    assert!(resolved.status.success(), "{}", printed(&resolved));
+    assert!(printed(&resolved).contains("resolved"), "{}", printed(&resolved));
+    eventually!(reader.text(&chat, &strange).is_some(), "it is on the screen");
+    assert!(in_the_copy(&pool).await.contains_key(&(chat.clone(), strange.clone())));
+    let none = tool(&pipeline, &["dead-letters", "discard", "--all", "--note", "x"]).await;
+    assert_eq!(none.status.code(), Some(2), "{}", printed(&none));
+
+    sqlx::query("UPDATE dead_letters SET state = 'open'").execute(&pool).await.unwrap();
+    let unexplained = tool(&pipeline, &["dead-letters", "discard", digest]).await;
+    assert!(printed(&unexplained).contains("--note"), "{}", printed(&unexplained));
+    let discarded = tool(&pipeline, &["dead-letters", "discard", digest, "--note", "nobody misses it"]).await;
+    assert!(discarded.status.success(), "{}", printed(&discarded));
+    let shown = printed(&tool(&pipeline, &["dead-letters", "show", digest]).await);
+    assert!(shown.contains("discarded") && shown.contains("nobody misses it"), "{shown}");
+
+    let trace = printed(&tool(&pipeline, &["trace", &other]).await);
+    for words in
+        ["vendor   created", "polled", "appended", "applied: it is the stored row", "stored   version", "pushed"]
+    {
+        assert!(trace.contains(words), "{trace}");
+    }
+    let nobody = tool(&pipeline, &["trace", "nobody"]).await;
+    assert_eq!(nobody.status.code(), Some(2), "{}", printed(&nobody));
+}

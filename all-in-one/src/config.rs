@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use external::config::Speed;
+use platform::config::Secret;
 
 use crate::tools::{Tool, Where};
 
@@ -37,6 +38,9 @@ pub struct Config {
     /// How many times faster than life the log is played, or `max`.
     #[arg(long, env = "CHAT_SYNC_SPEED", default_value = "60")]
     pub speed: Speed,
+    /// Whoever shows this token may decide about dead letters at /ops; without it, nobody may.
+    #[arg(long, env = "CHAT_SYNC_OPERATOR_TOKEN", hide_env_values = true)]
+    pub operator_token: Option<Secret>,
     /// What is logged, as for `tracing_subscriber::EnvFilter`.
     #[arg(long, env = "CHAT_SYNC_LOG", default_value = "warn")]
     pub log: String,
@@ -89,6 +93,7 @@ impl Config {
             load: 50,
             gate_ttl: Duration::from_secs(24 * 3600),
             gate_deadline: Duration::from_millis(20),
+            operator_token: self.operator_token.clone(),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The dead letters in SQLite.
 
 use async_trait::async_trait;
-use writer::failure::StoreError;
-use writer::letters::{DeadLetters, Filter, Group, GroupRow, Letter, LetterRow, State, group_from};
+use platform::dead_letters::{
+    DeadLetters, Filter, Group, GroupRow, Letter, LetterRow, LettersError, State, group_from,
+};
 
 use crate::embedded_store::EmbeddedStore;
 
 #[async_trait]
 impl DeadLetters for EmbeddedStore {
-    async fn groups(&self) -> Result<Vec<Group>, StoreError> {
+    async fn groups(&self) -> Result<Vec<Group>, LettersError> {
         let rows: Vec<GroupRow> = sqlx::query_as(
             "SELECT reason, state, count(*), min(dead_lettered_at), max(dead_lettered_at) FROM dead_letters \
              GROUP BY reason, state ORDER BY state, reason",
@@ -18,7 +19,7 @@ impl DeadLetters for EmbeddedStore {
         rows.into_iter().map(group_from).collect()
     }
 
-    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
+    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, LettersError> {
         let rows: Vec<LetterRow> = sqlx::query_as(
             "SELECT digest, reason, detail, state, note, topic, partition, \"offset\" AS record_offset, record_key, \
                     from_source, raw, raw_length, dead_lettered_at AS micros \
@@ -36,7 +37,7 @@ impl DeadLetters for EmbeddedStore {
         rows.into_iter().map(Letter::try_from).collect()
     }
 
-    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, StoreError> {
+    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, LettersError> {
         let decided = sqlx::query(
             "UPDATE dead_letters SET state = ?2, note = ?3, \
                      state_changed_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \

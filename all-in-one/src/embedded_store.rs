@@ -262,6 +262,12 @@ impl ChatCopy for EmbeddedStore {
         page_from(rows, limit)
     }
 
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
+        let rows: Vec<(String, i32, i64)> =
+            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.db.read).await?;
+        Ok(rows.into_iter().map(progress_from).collect())
+    }
+
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
         let mut stored = Vec::new();
         for (chat, id) in wanted {

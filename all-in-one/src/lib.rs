@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod embedded_gate;
+mod embedded_history;
 mod embedded_letters;
 pub mod embedded_log;
 pub mod embedded_store;
@@ -110,9 +111,14 @@ impl AllInOne {
         let writing = writer::run(config.writer(), log.clone(), store.clone(), health.part("writer"), stop.clone());
         parts.spawn("writer", writing);
         let settings = config.internal();
-        let gate = Arc::new(EmbeddedGate::new(settings.gate_ttl));
-        let showing =
-            internal::run(settings, log.clone(), store.clone(), gate, health.part("internal"), internal, stop.clone());
+        let world = internal::World {
+            log: log.clone(),
+            copy: store.clone(),
+            history: store.clone(),
+            letters: store.clone(),
+            gate: Arc::new(EmbeddedGate::new(settings.gate_ttl)),
+        };
+        let showing = internal::run(settings, world, health.part("internal"), internal, stop.clone());
         parts.spawn("internal", showing);
         parts.spawn("housekeeping", keep_house(log, store, stop.clone()));
         let ended = parts.join(&stop, DRAIN_BUDGET).await;

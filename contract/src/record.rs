@@ -69,6 +69,14 @@ pub struct Marker {
     pub at: Timestamp,
     /// When the source last said that there was nothing more, by the leader's clock; `null` until it did.
     pub fresh_as_of: Option<Timestamp>,
+    /// Since when this leader leads, by its clock.
+    #[serde(default)]
+    pub leads_since: Option<Timestamp>,
+    /// What the last whole comparison with the source had to append, and when that comparison began.
+    #[serde(default)]
+    pub drift: Option<u64>,
+    #[serde(default)]
+    pub verified_through: Option<Timestamp>,
 }
 
 /// Why bytes are not a [`Record`].

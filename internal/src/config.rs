@@ -53,4 +53,8 @@ pub struct Settings {
     /// How long the gate may take; past it the pod decides alone.
     #[arg(long, env = "CHAT_SYNC_GATE_DEADLINE", default_value = "20ms", value_parser = duration)]
     pub gate_deadline: Duration,
+    /// Whoever shows this token may decide about dead letters at /ops; without it, nobody may. Also from the file that
+    /// CHAT_SYNC_OPERATOR_TOKEN_FILE names.
+    #[arg(long, env = "CHAT_SYNC_OPERATOR_TOKEN", hide_env_values = true)]
+    pub operator_token: Option<Secret>,
 }

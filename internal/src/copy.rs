@@ -45,6 +45,9 @@ pub trait ChatCopy: Send + Sync {
     /// The last `limit` messages before the message `before`.
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError>;
 
+    /// The positions up to which the store has everything.
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError>;
+
     /// The stored rows of these messages, as (chat, id); those that are not stored are absent.
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError>;
 }

@@ -9,10 +9,12 @@ use platform::event_log::{self, Event, EventLog, LogError, LogRecord, Reader, Sh
 use platform::health::{Check, Health};
 use platform::retry;
 
+use crate::World;
 use crate::config::Settings;
 use crate::copy::ChatCopy;
 use crate::gate::{Answer, Gate};
 use crate::hub::{Hub, Update};
+use crate::ops::Ops;
 use crate::ring::Item;
 use crate::shown::ShownMessage;
 
@@ -36,6 +38,7 @@ pub struct FromLog {
     copy: Arc<dyn ChatCopy>,
     gate: Arc<dyn Gate>,
     hub: Arc<Hub>,
+    ops: Arc<Ops>,
     log_check: Check,
     copy_check: Check,
     gate_check: Check,
@@ -52,24 +55,18 @@ struct Place {
 }
 
 impl FromLog {
-    pub fn new(
-        settings: &Settings,
-        log: Arc<dyn EventLog>,
-        copy: Arc<dyn ChatCopy>,
-        gate: Arc<dyn Gate>,
-        hub: Arc<Hub>,
-        health: &Health,
-    ) -> Self {
+    pub fn new(settings: &Settings, world: &World, hub: Arc<Hub>, ops: Arc<Ops>, health: &Health) -> Self {
         let base = Topics::with_suffix(&settings.topic_suffix).changes;
         Self {
             topic: Topic { base, mirrored: true },
             group: format!("chat-sync-{}", settings.pod),
             ring: settings.ring,
             gate_ttl: settings.gate_ttl,
-            log,
-            copy,
-            gate,
+            log: world.log.clone(),
+            copy: world.copy.clone(),
+            gate: world.gate.clone(),
             hub,
+            ops,
             log_check: health.check("log"),
             copy_check: health.check("copy"),
             gate_check: health.check("gate"),
@@ -185,11 +182,16 @@ impl FromLog {
         let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
         let mut items = Vec::with_capacity(records.len());
         let (mut updates, mut positions) = (Vec::new(), BTreeMap::new());
+        let (mut rows_read, mut last_row_ms) = (0, None);
         for record in records {
             let Some(place) = self.partitions.get_mut(&record.at) else { continue };
             place.next = record.offset + 1;
             let live = record.offset >= place.live_from;
             let item = self.understand(&record);
+            if !matches!(item, Item::Marker(_)) {
+                rows_read += 1;
+                last_row_ms = Some(record.timestamp_ms);
+            }
             if let (Item::Message(row), true) = (&item, live) {
                 updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone(), answer: "" });
             }
@@ -209,14 +211,21 @@ impl FromLog {
         // The lag is set at each batch; this one lets a reader compute it while there is none.
         metrics::gauge!("chat_sync_internal_last_record_timestamp_seconds").set(last_ms as f64 / 1000.0);
         let now_ms = i64::try_from(Timestamp::now().micros() / 1000).unwrap_or(i64::MAX);
-        metrics::gauge!("chat_sync_internal_lag_seconds").set((now_ms - last_ms).max(0) as f64 / 1000.0);
+        let lag = (now_ms - last_ms).max(0) as f64 / 1000.0;
+        metrics::gauge!("chat_sync_internal_lag_seconds").set(lag);
+        metrics::counter!("chat_sync_internal_rows_total").increment(rows_read);
+        self.ops.count(|counted| {
+            counted.rows += rows_read;
+            counted.pushed += rows;
+            counted.deliveries += deliveries;
+            counted.lag = lag;
+            counted.last_row_at = last_row_ms.map(appended_at).or(counted.last_row_at);
+        });
     }
 
     /// What cannot be understood is the writer's to dead-letter; here it is passed over.
     fn understand(&self, record: &LogRecord) -> Item {
-        let appended_at = u64::try_from(record.timestamp_ms).unwrap_or(0).saturating_mul(1000);
-        let appended_at = Timestamp::from_micros(appended_at).unwrap_or_default();
-        match Record::decode(&record.value, appended_at) {
+        match Record::decode(&record.value, appended_at(record.timestamp_ms)) {
             Ok(Record::Message(message)) => Item::Message((&message).into()),
             Ok(Record::Chat(chat)) => {
                 self.hub.put_chat(&chat);
@@ -224,7 +233,15 @@ impl FromLog {
             }
             Ok(Record::Marker(marker)) => {
                 self.hub.mark(record.at.clone(), &marker);
-                Item::Marker(format!("{}/{}", marker.leader, marker.number).into())
+                let name = format!("{}/{}", marker.leader, marker.number).into();
+                metrics::gauge!("chat_sync_internal_marker_age_seconds")
+                    .set(Timestamp::now().since(marker.at).as_secs_f64());
+                self.ops.count(|counted| {
+                    if counted.marker.as_ref().is_none_or(|known| known.at <= marker.at) {
+                        counted.marker = Some(marker);
+                    }
+                });
+                Item::Marker(name)
             }
             Ok(Record::Rejected(_)) | Err(_) => Item::Other,
         }
@@ -283,6 +300,10 @@ impl FromLog {
             }
         }
     }
+}
+
+fn appended_at(millis: i64) -> Timestamp {
+    Timestamp::from_micros(u64::try_from(millis).unwrap_or(0).saturating_mul(1000)).unwrap_or_default()
 }
 
 /// Keeps the list of chats as the store has it, and watches the store. Never ends.

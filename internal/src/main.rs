@@ -1,9 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use internal::Config;
 use internal::postgres_copy::PostgresCopy;
 use internal::redis_gate::RedisGate;
+use internal::{Config, World};
+use platform::dead_letters::PostgresLetters;
 use platform::event_log::kafka::Kafka;
 use platform::health::Health;
 use platform::lifecycle::{Stop, stop_on_signals};
@@ -20,9 +21,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = Stop::new();
     stop_on_signals(&stop)?;
     let listener = platform::http::listen(config.listen, "--listen").await?;
-    let log = Arc::new(Kafka::new(&config.kafka)?);
-    let copy = Arc::new(PostgresCopy::new(platform::postgres::pool(&config.database_url, 8, false)?));
+    let pool = platform::postgres::pool(&config.database_url, 8, false)?;
+    let copy = Arc::new(PostgresCopy::new(pool.clone()));
     let redis = platform::redis::pool(&config.redis_url, 4, Duration::from_millis(500))?;
-    let gate = Arc::new(RedisGate::new(redis, &config.settings));
-    internal::run(config.settings, log, copy, gate, Health::new(), listener, stop).await
+    let world = World {
+        log: Arc::new(Kafka::new(&config.kafka)?),
+        copy: copy.clone(),
+        history: copy,
+        letters: Arc::new(PostgresLetters::new(pool)),
+        gate: Arc::new(RedisGate::new(redis, &config.settings)),
+    };
+    internal::run(config.settings, world, Health::new(), listener, stop).await
 }

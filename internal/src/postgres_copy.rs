@@ -1,11 +1,14 @@
 //! The copy in Postgres, for reading; a replica serves as well, because rows and positions come in one snapshot.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use contract::{Timestamp, Version};
 use platform::event_log::TopicPartition;
 use sqlx::postgres::PgPool;
 
 use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
+use crate::history::{History, HitRow, VersionRow};
 use crate::shown::{ShownChat, ShownMessage};
 
 /// Reads the tables that the writer owns.
@@ -83,6 +86,12 @@ impl ChatCopy for PostgresCopy {
         page_from(rows, limit)
     }
 
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
+        let rows: Vec<(String, i32, i64)> =
+            sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(progress_from).collect())
+    }
+
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
         let (chats, ids): (Vec<&str>, Vec<&str>) = wanted.iter().map(|(chat, id)| (chat.as_str(), id.as_str())).unzip();
         let rows: Vec<MessageRow> =
@@ -139,4 +148,24 @@ fn time_from(micros: i64) -> Result<Timestamp, CopyError> {
 
 fn version_from(text: &str) -> Result<Version, CopyError> {
     text.parse().map_err(|error: contract::version::BadVersion| CopyError(error.to_string()))
+}
+
+#[async_trait]
+impl History for PostgresCopy {
+    async fn versions(&self, chat: &str, message: &str) -> Result<Vec<VersionRow>, CopyError> {
+        let query = sqlx::query_as(include_str!("../queries/versions.sql")).bind(chat).bind(message);
+        Ok(query.fetch_all(&self.pool).await?)
+    }
+
+    async fn all_versions(&self, chat: &str, messages: &[String]) -> Result<Vec<(String, String, i64)>, CopyError> {
+        let query = sqlx::query_as(include_str!("../queries/edits.sql")).bind(chat).bind(messages);
+        Ok(query.fetch_all(&self.pool).await?)
+    }
+
+    async fn search(&self, words: &[String], limit: u32) -> Result<Vec<HitRow>, CopyError> {
+        // Words are letters and digits only, so they need no quoting.
+        let query = words.iter().map(|word| format!("{word}:*")).collect::<Vec<_>>().join(" & ");
+        let query = sqlx::query_as(include_str!("../queries/search.sql")).bind(query).bind(i64::from(limit));
+        Ok(query.fetch_all(&self.pool).await?)
+    }
 }

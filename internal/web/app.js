@@ -1,26 +1,23 @@
 // The reader's page. Whatever people wrote reaches it as text nodes only.
 
+import * as chatList from "./chats.js";
 import { Copy, before } from "./copy.js";
+import * as drawer from "./drawer.js";
 import { Link } from "./link.js";
+import { byId, duration } from "./page.js";
+import * as search from "./search.js";
+import { Thread } from "./thread.js";
 
-const byId = (id) => document.getElementById(id);
 const list = byId("messages");
 const copies = new Map(); // every chat that was opened, while the page lives: nothing shown gets older
-const items = new Map(); // the open chat's list items, by message id
 const listed = new Set(); // the chats that were once in the list while they were open
 let chats = [];
 let open = null;
-let target = null; // the message of a deep link
-let unseen = new Set();
-let asking = false;
+let waiting = new Map(); // what has changed since the last frame was drawn, by message
+let drawing = false;
 
+const thread = new Thread(list, { older: fetchOlder, showVersions: drawer.showVersions, seen: read });
 const link = new Link(hear, tell, () => (open ? [[open, copies.get(open)?.resume]] : []));
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 // ---- frames ----
 
@@ -36,18 +33,37 @@ function hear(frame) {
   const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
   if (frame.chat !== open) return;
   if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
-  else notice(copy.behind ? "Loading …" : "Nothing was written here yet.");
+  else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
   if (frame.type === "load") loaded(copy, shownFrom, changed);
-  else draw(changed);
+  else soon(changed);
 }
 
 /** After a reconnect, what was shown before the load is fetched again, before anything disappears. */
 async function loaded(copy, shownFrom, changed) {
   const chat = open;
-  while (shownFrom && copy.floor && before(shownFrom, copy.floor) && !atEnd() && (await fetchOlder(copy)));
+  while (shownFrom && copy.floor && before(shownFrom, copy.floor) && !thread.atEnd && (await fetchOlder(copy)));
   if (chat !== open) return;
   draw(changed);
-  jumpToTarget();
+  if (thread.target) goTo(thread.target);
+}
+
+/** Draws once a frame, however much arrives. */
+function soon(changed) {
+  for (const message of changed) waiting.set(message.id, message);
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    draw([]);
+  });
+}
+
+function draw(changed) {
+  const all = [...waiting.values(), ...changed];
+  waiting = new Map();
+  for (const message of all) if (message.edited_at) thread.edits.delete(message.id);
+  thread.changed(all);
+  countEdits();
 }
 
 const WORDS = { live: "live", behind: "behind", idle: "idle", offline: "offline", connecting: "connecting" };
@@ -68,29 +84,17 @@ function tell(state, age) {
   if (byId("state").textContent !== words) byId("state").textContent = words;
 }
 
-const duration = (ms) =>
-  ms < 90_000 ? `${Math.round(ms / 1000)} s` : ms < 5_400_000 ? `${Math.round(ms / 60_000)} min` : `${Math.round(ms / 3_600_000)} h`;
-
-function notice(text) {
+function notice(text, kind = "") {
   byId("notice").textContent = text ?? "";
+  byId("notice").dataset.kind = kind;
   byId("notice").hidden = !text;
 }
 
 // ---- chats ----
 
-const address = (chat, message) =>
-  `#/${encodeURIComponent(chat)}${message ? `/${encodeURIComponent(message)}` : ""}`;
-
 function drawChats(all) {
   chats = all;
-  byId("no-chats").hidden = chats.length > 0;
-  const focused = document.activeElement?.closest?.("#chats a")?.getAttribute("href");
-  byId("chats").replaceChildren(...chats.map((chat) => {
-    const anchor = element("a", { href: address(chat.id) }, element("span", { textContent: chat.title ?? chat.id }));
-    if (chat.id === open) anchor.setAttribute("aria-current", "page");
-    return element("li", {}, anchor);
-  }));
-  if (focused) byId("chats").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+  chatList.draw(chats, open);
   drawTitle();
   // It was asked for before this pod knew of it.
   const copy = copies.get(open);
@@ -101,7 +105,7 @@ function drawChats(all) {
 }
 
 function drawTitle() {
-  const chat = chats.find((chat) => chat.id === open);
+  const chat = chatList.find(open);
   byId("title").textContent = chat?.title ?? (open ? open : "Choose a chat");
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
   if (chat) listed.add(chat.id);
@@ -109,121 +113,72 @@ function drawTitle() {
   if (open && !chat && (chats.length || listed.has(open))) notice("This chat is not there, or not any more.");
 }
 
-// ---- messages ----
+// ---- what the reader has read ----
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const READ = "chat-sync.read";
 
-function when(message) {
-  const time = new Date(message.created_at);
-  const recent = Date.now() - time < 20 * 3_600_000;
-  return recent ? clock.format(time) : `${day.format(time)}, ${clock.format(time)}`;
+function lastRead(chat) {
+  try {
+    return JSON.parse(localStorage.getItem(READ) ?? "{}")[chat] ?? null;
+  } catch {
+    return null; // another program's, or damaged: everything is new then
+  }
 }
 
-function fill(item, message) {
-  item.className = message.deleted ? "message deleted" : "message";
-  item.classList.toggle("target", message.id === target);
-  item.dataset.id = message.id;
-  item.dataset.version = message.version;
-  const parts = [
-    element("span", { className: "who", textContent: message.author ?? "somebody" }),
-    element("a", { className: "when", href: address(message.chat_id, message.id), title: message.created_at },
-      element("time", { dateTime: message.created_at, textContent: when(message) })),
-  ];
-  if (message.edited_at && !message.deleted) {
-    parts.push(element("span", { className: "mark", title: message.edited_at, textContent: "edited" }));
+/** The reader has seen the chat up to this message. */
+function read(message) {
+  const known = lastRead(message.chat_id);
+  if (known && !before(known, message)) return;
+  try {
+    const all = JSON.parse(localStorage.getItem(READ) ?? "{}");
+    all[message.chat_id] = { id: message.id, created_at: message.created_at };
+    localStorage.setItem(READ, JSON.stringify(all));
+  } catch {
+    // Without storage every visit begins at the end.
   }
-  if (message.parent_id) {
-    const parent = copies.get(message.chat_id).byId.get(message.parent_id);
-    const words = parent ? `${parent.author ?? "somebody"}: ${parent.deleted ? "deleted" : parent.text}` : "an earlier message";
-    parts.push(element("a", { className: "parent", href: address(message.chat_id, message.parent_id), textContent: `↪ ${words}` }));
-  }
-  const text = element("div", { className: "text", textContent: message.deleted ? "This message was deleted." : message.text ?? "" });
-  if (!message.deleted && !message.text) Object.assign(text, { className: "text empty", textContent: "(no text)" });
-  item.replaceChildren(...parts, text);
 }
 
-const atEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-
-/** Brings the list in step with the copy: `changed` were merged. Keeps the place of whoever reads further up. */
-function draw(changed) {
-  const copy = copies.get(open);
-  const follows = atEnd() || items.size === 0;
-  const shown = copy.shown();
-  const touched = new Set(changed.map((message) => message.id));
-  const wasEmpty = items.size === 0;
-  let next = null; // walks backwards, so that each item knows what stands behind it
-  for (const message of shown.toReversed()) {
-    let item = items.get(message.id);
-    const fresh = !item;
-    if (fresh) {
-      item = element("li");
-      items.set(message.id, item);
-    }
-    if (fresh || touched.has(message.id) || touched.has(message.parent_id)) fill(item, message);
-    if (item.nextElementSibling !== next || !item.isConnected) list.insertBefore(item, next);
-    if (fresh && !wasEmpty && !follows && touched.has(message.id) && next === null) unseen.add(message.id);
-    next = item;
-  }
-  const ids = new Set(shown.map((message) => message.id));
-  for (const [id, item] of items) {
-    if (!ids.has(id)) {
-      item.remove();
-      items.delete(id);
-    }
-  }
-  if (follows && !target) list.scrollTop = list.scrollHeight;
-  drawNews();
-}
-
-function drawNews() {
-  if (atEnd()) unseen.clear();
-  byId("news").hidden = unseen.size === 0;
-  byId("news").textContent = `${unseen.size} new message${unseen.size === 1 ? "" : "s"} ↓`;
-}
+// ---- what is fetched ----
 
 /** Fetches the page before the oldest that is known without a hole; gives whether there may be more. */
 async function fetchOlder(copy) {
   const asked = copy.floor;
   if (copy.complete || !asked) return false;
   const query = `limit=100&before=${encodeURIComponent(asked.id)}`;
-  const response = await fetch(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
-  if (!response.ok) return false;
-  return copy.older(await response.json(), asked) && !copy.complete;
-}
-
-/** Shows older messages, without a jump; gives whether there may be more. */
-async function older() {
-  const copy = copies.get(open);
-  if (!copy || asking) return false;
-  asking = true;
-  const chat = open;
   try {
-    const more = await fetchOlder(copy);
-    if (chat !== open) return false;
-    const height = list.scrollHeight - list.scrollTop;
-    draw([]);
-    list.scrollTop = list.scrollHeight - height;
-    return more;
+    const response = await fetch(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
+    if (!response.ok) return false;
+    return copy.older(await response.json(), asked) && !copy.complete;
   } catch {
     return false; // offline: the next scroll tries again
-  } finally {
-    asking = false;
   }
 }
 
-async function jumpToTarget() {
-  if (!target) return;
-  const wanted = target;
-  while (target === wanted && !items.has(wanted) && (await older()));
-  if (target !== wanted) return;
-  const item = items.get(wanted);
-  if (!item) return notice("The linked message is not in this chat.");
-  item.classList.add("target");
-  item.scrollIntoView({ block: "center" });
+let counting = null;
+
+/** Asks how often the edited messages in the page were edited, a moment after they have come. */
+function countEdits() {
+  clearTimeout(counting);
+  counting = setTimeout(async () => {
+    const wanted = thread.edited().slice(0, 100);
+    if (!wanted.length) return;
+    const chat = open;
+    const ids = wanted.map((message) => encodeURIComponent(message.id)).join(",");
+    try {
+      const response = await fetch(`/api/chats/${encodeURIComponent(chat)}/edits?messages=${ids}`);
+      if (response.ok && chat === open) thread.setEdits((await response.json()).edits);
+    } catch {
+      // The word "edited" stands there without its number.
+    }
+  }, 400);
 }
 
 // ---- where the reader is ----
+
+async function goTo(message) {
+  if (!(await thread.toMessage(message))) notice("The linked message is not in this chat.");
+  countEdits();
+}
 
 function decoded(part) {
   try {
@@ -235,49 +190,53 @@ function decoded(part) {
 
 function route() {
   const [chat, message] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
-  const same = chat && chat === open;
-  list.querySelector(".target")?.classList.remove("target");
-  target = message || null;
-  if (same) return jumpToTarget();
+  if (search.clear() || message) drawer.close();
+  if (chat && chat === open) return message ? goTo(message) : undefined;
   if (open) link.unsubscribe(open);
+  const from = open;
   open = chat || null;
-  unseen = new Set();
-  items.clear();
-  list.replaceChildren();
+  waiting = new Map();
   document.body.classList.toggle("open", Boolean(open));
-  notice(open ? "Loading …" : chats.length ? null : "");
+  notice(open ? "Loading …" : null, "loading");
+  if (open && !copies.has(open)) copies.set(open, new Copy());
+  const copy = copies.get(open) ?? null;
+  thread.open(copy, open && lastRead(open));
+  thread.target = message || null;
   drawChats(chats);
-  if (!open) return;
-  if (!copies.has(open)) copies.set(open, new Copy());
-  const copy = copies.get(open);
+  // On a narrow page the one gives way to the other, and the focus goes along.
+  if (!open) return from && chatList.focus();
+  if (from !== null || document.activeElement?.closest("nav")) list.focus({ preventScroll: true });
   if (copy.byId.size) {
     notice(null);
     draw([...copy.byId.values()]);
-    jumpToTarget();
+    if (message) goTo(message);
   }
   link.subscribe(open, copy.resume);
 }
 
-list.addEventListener("scroll", () => {
-  drawNews();
-  if (list.scrollTop < 300) older();
-});
-// Whoever moves by hand is not held at the linked message any more.
-for (const move of ["wheel", "touchmove", "pointerdown", "keydown"]) {
-  list.addEventListener(move, () => { target = null; }, { passive: true });
-}
-list.addEventListener("keydown", async (event) => {
-  if (event.key === "End") { event.preventDefault(); list.scrollTop = list.scrollHeight; }
-  if (event.key !== "Home") return;
+list.addEventListener("keydown", (event) => {
+  if (event.target !== list) return;
+  const step = { ArrowDown: 60, ArrowUp: -60 }[event.key];
+  if (event.key === "End") thread.toEnd();
+  else if (event.key === "Home") thread.toBeginning();
+  else if (step) list.scrollTop += step;
+  else return;
   event.preventDefault();
-  while (await older());
-  list.scrollTop = 0;
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && open) location.hash = "";
+  const typing = event.target.matches?.("input, textarea");
+  if (event.key === "/" && !typing) {
+    event.preventDefault();
+    byId("search").focus();
+  }
+  if (event.key !== "Escape") return;
+  if (drawer.close()) return;
+  if (search.clear()) return open ? list.focus() : chatList.focus();
+  if (open && !typing) location.hash = "";
 });
 byId("skip").onclick = () => list.focus();
-byId("news").onclick = () => { target = null; list.scrollTop = list.scrollHeight; list.focus(); drawNews(); };
+byId("news").onclick = () => { thread.target = null; thread.held = null; thread.toEnd(); list.focus(); };
 byId("back").onclick = () => { location.hash = ""; };
+search.begin((chat) => chatList.find(chat)?.title ?? chat);
 window.onhashchange = route;
 route();

@@ -11,6 +11,7 @@ export const before = (a, b) =>
 export class Copy {
   constructor() {
     this.byId = new Map();
+    this.order = []; // all of them, by place
     this.floor = null; // the oldest message of the part that has no holes
     this.complete = false; // whether that part begins with the chat's first message
     this.resume = null;
@@ -23,8 +24,37 @@ export class Copy {
       const known = this.byId.get(message.id);
       return !known || newer(message.version, known.version);
     });
-    for (const message of changed) this.byId.set(message.id, message);
+    const moved = [];
+    for (const message of changed) {
+      const known = this.byId.get(message.id);
+      this.byId.set(message.id, message);
+      if (known && !before(known, message) && !before(message, known)) this.order[this.place(known)] = message;
+      else moved.push([known, message]);
+    }
+    this.insert(moved);
     return changed;
+  }
+
+  /** Where a message stands, or would. */
+  place(message) {
+    let [low, high] = [0, this.order.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (before(this.order[middle], message)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  insert(moved) {
+    const gone = new Set(moved.map(([known]) => known).filter(Boolean));
+    if (gone.size) this.order = this.order.filter((message) => !gone.has(message));
+    const added = moved.map(([, message]) => message);
+    if (added.length > 20) {
+      this.order = this.order.concat(added).sort((a, b) => (before(a, b) ? -1 : 1));
+    } else {
+      for (const message of added) this.order.splice(this.place(message), 0, message);
+    }
   }
 
   /** A load says nothing of what lies before it: that is to be fetched again. */
@@ -56,7 +86,30 @@ export class Copy {
 
   /** What can be shown without a hole, oldest first. */
   shown() {
-    const all = [...this.byId.values()].sort((a, b) => (before(a, b) ? -1 : 1));
-    return this.complete || !this.floor ? all : all.filter((message) => !before(message, this.floor));
+    return this.complete || !this.floor ? this.order : this.order.slice(this.place(this.floor));
+  }
+
+  /** What can be shown, replies under their parents: the roots in order, and the replies by parent. */
+  threads() {
+    const shown = this.shown();
+    const there = new Set(shown.map((message) => message.id));
+    const [roots, replies] = [[], new Map()];
+    for (const message of shown) {
+      // A reply to a reply belongs to the same thread; a parent that is not shown leaves its reply where it is.
+      const parent = this.rootOf(message, there);
+      if (parent === message.id) roots.push(message);
+      else if (replies.has(parent)) replies.get(parent).push(message);
+      else replies.set(parent, [message]);
+    }
+    return { roots, replies };
+  }
+
+  rootOf(message, there) {
+    const seen = new Set();
+    while (message.parent_id && there.has(message.parent_id) && !seen.has(message.id)) {
+      seen.add(message.id);
+      message = this.byId.get(message.parent_id);
+    }
+    return message.id;
   }
 }

@@ -1,6 +1,7 @@
 //! What would make sense in a program that is not about chat.
 
 pub mod config;
+pub mod dead_letters;
 pub mod event_log;
 pub mod health;
 pub mod http;

@@ -57,6 +57,7 @@ pub struct Leader {
     agenda: Arc<Agenda>,
     /// Another string for every term.
     incarnation: String,
+    since: Timestamp,
     place: Mutex<Place>,
 }
 
@@ -99,7 +100,7 @@ impl Leader {
         }
         let remembered = Remembered::new(start, Instant::now());
         let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, markers: 0 });
-        Self { world, appender, agenda: Arc::new(agenda), incarnation, place }
+        Self { world, appender, agenda: Arc::new(agenda), incarnation, since: Timestamp::now(), place }
     }
 
     /// Leads until the stop signal. May be dropped at any moment: nothing is claimed before its acks.
@@ -246,11 +247,19 @@ impl Leader {
                 partitions: self.world.to_log.partitions(),
                 at: Timestamp::now(),
                 fresh_as_of: place.fresh_as_of,
+                leads_since: Some(self.since),
+                drift: None,
+                verified_through: None,
             };
             (marker, place.generation)
         };
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
+        let marker = Marker {
+            drift: reconcile.last.as_ref().map(|last| last.appended),
+            verified_through: reconcile.last.as_ref().map(|last| last.began_at),
+            ..marker
+        };
         if let Some(fresh) = marker.fresh_as_of {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }

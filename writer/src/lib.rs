@@ -4,7 +4,6 @@ pub mod batch;
 pub mod config;
 pub mod failure;
 pub mod from_log;
-pub mod letters;
 pub mod store;
 pub mod suite;
 pub mod to_postgres;

@@ -9,7 +9,6 @@ use sqlx::postgres::{PgPool, PgTransaction};
 
 use crate::batch::{Batch, DeadLetter, Move, Retried};
 use crate::failure::StoreError;
-use crate::letters::{DeadLetters, Filter, Group, GroupRow, Letter, LetterRow, State, group_from};
 use crate::store::{Applied, Fingerprint, Progress, Store};
 
 /// The copy in a Postgres database.
@@ -195,34 +194,4 @@ async fn close_dead_letters(tx: &mut PgTransaction<'_>, retried: &[Retried]) -> 
         .execute(&mut **tx)
         .await?;
     Ok(())
-}
-
-#[async_trait]
-impl DeadLetters for Postgres {
-    async fn groups(&self) -> Result<Vec<Group>, StoreError> {
-        let rows: Vec<GroupRow> =
-            sqlx::query_as(include_str!("../queries/dead_letter_groups.sql")).fetch_all(&self.pool).await?;
-        rows.into_iter().map(group_from).collect()
-    }
-
-    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError> {
-        let rows: Vec<LetterRow> = sqlx::query_as(include_str!("../queries/dead_letters.sql"))
-            .bind(&filter.reason)
-            .bind(filter.state.map(State::as_str))
-            .bind(&filter.digest)
-            .bind(i64::from(filter.limit))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.into_iter().map(Letter::try_from).collect()
-    }
-
-    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, StoreError> {
-        let decided = sqlx::query(include_str!("../queries/decide_dead_letter.sql"))
-            .bind(digest)
-            .bind(state.as_str())
-            .bind(note)
-            .execute(&self.pool)
-            .await?;
-        Ok(decided.rows_affected() == 1)
-    }
 }

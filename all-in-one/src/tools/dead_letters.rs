@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use platform::dead_letters::{Filter, Letter, State};
 use tokio::time::Instant;
-use writer::letters::{Filter, Letter, State};
 
 use super::World;
 

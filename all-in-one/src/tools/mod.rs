@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use platform::config::Secret;
+use platform::dead_letters::{DeadLetters, PostgresLetters};
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::sqlite::Sqlite;
@@ -19,7 +20,6 @@ use synchronizer::source::Source;
 use synchronizer::stored::Stored;
 use synchronizer::vendor::Vendor;
 use writer::Store;
-use writer::letters::DeadLetters;
 use writer::to_postgres::Postgres;
 
 use crate::config::Config;
@@ -114,7 +114,7 @@ impl World {
         // Once, now, so that an address that is wrong is an error and not a wait.
         sqlx::query("SELECT 1 FROM progress LIMIT 1").execute(&pool).await.context("the copy (DATABASE_URL)")?;
         let store = Arc::new(Postgres::new(pool.clone()));
-        let (stored, letters) = (Arc::new(PostgresStored::new(pool)), store.clone());
+        let (stored, letters) = (Arc::new(PostgresStored::new(pool.clone())), Arc::new(PostgresLetters::new(pool)));
         let log = Arc::new(Kafka::new(&place.kafka)?);
         Ok(Self { source, stored, store, letters, log, settings, internal_url })
     }

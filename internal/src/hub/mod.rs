@@ -299,6 +299,11 @@ impl Hub {
         id
     }
 
+    /// How many are connected.
+    pub fn browsers(&self) -> usize {
+        self.lock().connections.len()
+    }
+
     pub fn disconnect(&self, connection: ConnectionId) {
         let mut state = self.lock();
         state.connections.remove(&connection);

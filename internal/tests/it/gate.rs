@@ -20,6 +20,7 @@ pub fn settings(topic_suffix: String) -> Settings {
         gate_ttl: Duration::from_secs(86_400),
         // Far from production's 20 ms: a loaded test machine must not decide here.
         gate_deadline: Duration::from_secs(20),
+        operator_token: None,
     }
 }
 

@@ -127,11 +127,22 @@ async fn what_is_written_at_the_vendor_is_seen_edited_and_deleted_at_the_copy() 
 
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
     eventually!(browser.shows(&id, "Hello from the vendor's page").await, "the copy shows it");
-    eventually!(browser.shows(&reply, "↪ Ada: Hello").await, "the reply names its parent");
+    let fold = async |words| {
+        browser
+            .run("return document.querySelector('.fold button')?.textContent")
+            .await
+            .as_str()
+            .is_some_and(|text| text == words)
+    };
+    eventually!(fold("▸ 1 reply").await, "the reply is folded under its parent");
+    assert!(browser.text(&reply).await.is_none());
+    browser.driver.find(By::Css(".fold button")).await.unwrap().click().await.unwrap();
+    assert!(browser.shows(&reply, "And a reply to it").await);
     vendor.edit(&chat, &id, "Hello, edited").await;
     eventually!(browser.shows(&id, "Hello, edited").await, "the copy shows the edit");
     assert!(browser.shows(&id, "edited").await);
-    eventually!(browser.shows(&reply, "↪ Ada: Hello, edited").await, "the reply shows its parent's edit");
+    vendor.reply(&chat, &id, "And one more").await;
+    eventually!(fold("▾ 2 replies").await, "another reply comes under it");
     eventually!(browser.state().await == "live", "the chip says live");
     browser.pictures("copy").await;
     vendor.delete(&chat, &id).await;

@@ -179,6 +179,9 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         partitions: 12,
         at: Timestamp::now(),
         fresh_as_of: None,
+        leads_since: None,
+        drift: None,
+        verified_through: None,
     };
     let value = Record::Marker(marker).encode();
     log.append(vec![NewRecord { topic: "chat-changes".into(), partition: 0, key: None, value, headers: Vec::new() }])

@@ -1,10 +1,20 @@
-//! The dead letters, for operators: what they are, and what is decided about them.
+//! A table of dead letters, for operators: what they are, and what is decided about them. Who fills it owns it.
 
 use async_trait::async_trait;
-use contract::Timestamp;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use sqlx::PgPool;
 
-use crate::failure::StoreError;
+/// The table cannot be used now, or holds what it cannot.
+#[derive(Debug, thiserror::Error)]
+#[error("the dead letters: {0}")]
+pub struct LettersError(pub String);
+
+impl From<sqlx::Error> for LettersError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// What becomes of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,11 +41,11 @@ impl State {
 
     /// # Errors
     /// If it is none of the four words.
-    pub fn parse(text: &str) -> Result<Self, StoreError> {
+    pub fn parse(text: &str) -> Result<Self, LettersError> {
         [Self::Open, Self::Retry, Self::Resolved, Self::Discarded]
             .into_iter()
             .find(|state| state.as_str() == text)
-            .ok_or_else(|| StoreError::Data(format!("no state of a dead letter: {text}")))
+            .ok_or_else(|| LettersError(format!("no such state: {text}")))
     }
 }
 
@@ -45,8 +55,9 @@ pub struct Group {
     pub reason: String,
     pub state: State,
     pub count: u64,
-    pub oldest: Timestamp,
-    pub newest: Timestamp,
+    /// RFC 3339.
+    pub oldest: String,
+    pub newest: String,
 }
 
 /// A dead letter, whole.
@@ -67,7 +78,8 @@ pub struct Letter {
     pub raw: String,
     /// Of the whole, in bytes.
     pub raw_length: i64,
-    pub dead_lettered_at: Timestamp,
+    /// RFC 3339.
+    pub dead_lettered_at: String,
 }
 
 /// Which letters are meant; every field narrows.
@@ -85,14 +97,14 @@ pub struct Filter {
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// By reason and state.
-    async fn groups(&self) -> Result<Vec<Group>, StoreError>;
+    async fn groups(&self) -> Result<Vec<Group>, LettersError>;
 
     /// Newest first.
-    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, StoreError>;
+    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, LettersError>;
 
     /// Decides about a letter that is open or discarded, or waits for another try; false if it is resolved or not
     /// there.
-    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, StoreError>;
+    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, LettersError>;
 }
 
 /// A group's row: reason, state, count, oldest, newest (microseconds).
@@ -100,7 +112,7 @@ pub type GroupRow = (String, String, i64, i64, i64);
 
 /// # Errors
 /// If the row holds what no letter can.
-pub fn group_from((reason, state, count, oldest, newest): GroupRow) -> Result<Group, StoreError> {
+pub fn group_from((reason, state, count, oldest, newest): GroupRow) -> Result<Group, LettersError> {
     let count = u64::try_from(count).unwrap_or_default();
     Ok(Group { reason, state: State::parse(&state)?, count, oldest: time(oldest)?, newest: time(newest)? })
 }
@@ -124,9 +136,9 @@ pub struct LetterRow {
 }
 
 impl TryFrom<LetterRow> for Letter {
-    type Error = StoreError;
+    type Error = LettersError;
 
-    fn try_from(row: LetterRow) -> Result<Self, StoreError> {
+    fn try_from(row: LetterRow) -> Result<Self, LettersError> {
         Ok(Self {
             state: State::parse(&row.state)?,
             dead_lettered_at: time(row.micros)?,
@@ -145,7 +157,49 @@ impl TryFrom<LetterRow> for Letter {
     }
 }
 
-fn time(micros: i64) -> Result<Timestamp, StoreError> {
-    let wrong = || StoreError::Data(format!("no time: {micros}"));
-    Timestamp::from_micros(u64::try_from(micros).map_err(|_| wrong())?).map_err(|_| wrong())
+fn time(micros: i64) -> Result<String, LettersError> {
+    let time = DateTime::<Utc>::from_timestamp_micros(micros);
+    let text = time.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
+    text.ok_or_else(|| LettersError(format!("no time: {micros}")))
+}
+
+/// The table in Postgres.
+pub struct PostgresLetters {
+    pool: PgPool,
+}
+
+impl PostgresLetters {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
+
+#[async_trait]
+impl DeadLetters for PostgresLetters {
+    async fn groups(&self) -> Result<Vec<Group>, LettersError> {
+        let rows: Vec<GroupRow> =
+            sqlx::query_as(include_str!("../queries/dead_letter_groups.sql")).fetch_all(&self.pool).await?;
+        rows.into_iter().map(group_from).collect()
+    }
+
+    async fn letters(&self, filter: &Filter) -> Result<Vec<Letter>, LettersError> {
+        let rows: Vec<LetterRow> = sqlx::query_as(include_str!("../queries/dead_letters.sql"))
+            .bind(&filter.reason)
+            .bind(filter.state.map(State::as_str))
+            .bind(&filter.digest)
+            .bind(i64::from(filter.limit))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(Letter::try_from).collect()
+    }
+
+    async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, LettersError> {
+        let decided = sqlx::query(include_str!("../queries/decide_dead_letter.sql"))
+            .bind(digest)
+            .bind(state.as_str())
+            .bind(note)
+            .execute(&self.pool)
+            .await?;
+        Ok(decided.rows_affected() == 1)
+    }
 }

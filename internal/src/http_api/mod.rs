@@ -1,4 +1,6 @@
-//! The page, its REST API and its WebSocket.
+//! The pages, their REST API and the WebSocket.
+
+mod operators;
 
 use std::sync::Arc;
 
@@ -9,42 +11,74 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use platform::config::Secret;
+use platform::dead_letters::DeadLetters;
+use platform::health::Health;
 use platform::lifecycle::Stop;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::copy::{ChatCopy, CopyError, Page};
+use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
 use crate::hub::Hub;
+use crate::ops::Ops;
 use crate::to_browser::{self, MAX_FRAME};
 
 const MAX_LIMIT: u32 = 500;
 
+/// What the routes work with.
 #[derive(Clone)]
-struct App {
-    hub: Arc<Hub>,
-    copy: Arc<dyn ChatCopy>,
-    stop: Stop,
+pub struct App {
+    pub hub: Arc<Hub>,
+    pub copy: Arc<dyn ChatCopy>,
+    pub history: Arc<dyn History>,
+    pub letters: Arc<dyn DeadLetters>,
+    pub ops: Arc<Ops>,
+    pub health: Health,
+    pub operator_token: Option<Secret>,
+    pub stop: Stop,
 }
 
-/// The page, everything under `/api/`, and `/ws`.
-pub fn router(hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, stop: Stop) -> Router {
-    Router::new()
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// The pages, as they lie in the binary: path, type, content.
+const ASSETS: &[(&str, &str, &str)] = &[
+    ("/", HTML, include_str!("../../web/index.html")),
+    ("/app.js", SCRIPT, include_str!("../../web/app.js")),
+    ("/chats.js", SCRIPT, include_str!("../../web/chats.js")),
+    ("/copy.js", SCRIPT, include_str!("../../web/copy.js")),
+    ("/drawer.js", SCRIPT, include_str!("../../web/drawer.js")),
+    ("/link.js", SCRIPT, include_str!("../../web/link.js")),
+    ("/page.js", SCRIPT, include_str!("../../web/page.js")),
+    ("/search.js", SCRIPT, include_str!("../../web/search.js")),
+    ("/thread.js", SCRIPT, include_str!("../../web/thread.js")),
+    ("/ops", HTML, include_str!("../../web/ops.html")),
+    ("/ops.js", SCRIPT, include_str!("../../web/ops.js")),
+    ("/style.css", "text/css; charset=utf-8", include_str!("../../web/style.css")),
+    ("/ops.css", "text/css; charset=utf-8", include_str!("../../web/ops.css")),
+];
+
+/// The pages, everything under `/api/`, and `/ws`.
+pub fn router(app: App) -> Router {
+    let pages = ASSETS.iter().fold(Router::new(), |router, (path, content_type, body)| {
+        router.route(path, get(move || std::future::ready(asset(content_type, body))))
+    });
+    pages
         .route("/api/chats", get(chats))
         .route("/api/chats/{chat}/messages", get(messages))
-        .route("/api/ops/pushes/{chat}/{message}", get(pushed))
+        .route("/api/chats/{chat}/messages/{message}/versions", get(versions))
+        .route("/api/chats/{chat}/edits", get(edits))
+        .route("/api/search", get(search))
+        .merge(operators::router())
         .route("/ws", get(web_socket))
-        .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("../web/index.html")) }))
-        .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/app.js")) }))
-        .route("/copy.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/copy.js")) }))
-        .route("/link.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/link.js")) }))
-        .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("../web/style.css")) }))
         .fallback(|uri: Uri| async move {
             Problem(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))
         })
         .method_not_allowed_fallback(|| async {
             Problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the copy is only read".into())
         })
-        .with_state(App { hub, copy, stop })
+        .with_state(app)
 }
 
 fn asset(content_type: &'static str, body: &'static str) -> Response {
@@ -101,13 +135,6 @@ async fn chats(State(app): State<App>) -> Result<Response, Problem> {
     Ok(Json(json!({ "chats": app.copy.chats().await? })).into_response())
 }
 
-/// How this pod pushed a message last.
-async fn pushed(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
-    let why = "this pod has not pushed it since its start, or not lately";
-    let pushed = app.hub.pushed(&chat, &message);
-    pushed.map(|pushed| Json(pushed).into_response()).ok_or(Problem(StatusCode::NOT_FOUND, "not_pushed", why.into()))
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Window {
@@ -131,6 +158,57 @@ async fn messages(
             Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "before names no message of this chat".into()))
         }
     }
+}
+
+/// A message's versions, oldest first; none of what was deleted.
+async fn versions(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
+    let versions = versions_from(app.history.versions(&chat, &message).await?)?;
+    if versions.is_empty() {
+        let why = "there is no such message, or not any more";
+        return Err(Problem(StatusCode::NOT_FOUND, "message_not_found", why.into()));
+    }
+    Ok(Json(json!({ "versions": versions })).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edited {
+    /// Ids, separated by commas.
+    messages: String,
+}
+
+/// How often messages of a chat were edited.
+async fn edits(
+    State(app): State<App>,
+    Path(chat): Path<String>,
+    Query(edited): Query<Edited>,
+) -> Result<Response, Problem> {
+    let ids: Vec<String> = edited.messages.split(',').take(MAX_LIMIT as usize).map(str::to_owned).collect();
+    Ok(Json(json!({ "edits": count_edits(app.history.all_versions(&chat, &ids).await?) })).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    q: String,
+    limit: Option<u32>,
+}
+
+/// The newest messages that have all words of the query.
+async fn search(State(app): State<App>, Query(search): Query<Search>) -> Result<Response, Problem> {
+    let limit = search.limit.unwrap_or(30);
+    if !(1..=100).contains(&limit) {
+        return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "limit is from 1 to 100".into()));
+    }
+    let words = words(&search.q);
+    if words.is_empty() {
+        return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "type a word to look for".into()));
+    }
+    let mut rows = app.history.search(&words, limit + 1).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(json!({ "found": found, "more": more })).into_response())
 }
 
 /// The library's defaults are 64 MiB a message and no bound on what waits to be written.

@@ -1,0 +1,138 @@
+// The operator's page: reads /api/ops every two seconds, and decides about dead letters with the operator's token.
+
+import { byId, dayAndTime, duration, element, plural } from "./page.js";
+
+const EVERY = 2000;
+let view = null;
+let open = null; // the reason whose letters are shown
+
+const number = (value) => (value >= 100 ? Math.round(value) : value >= 10 ? value.toFixed(1) : value.toFixed(2)).toString();
+const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : value < 90 ? `${value.toFixed(1)} s` : duration(value * 1000));
+const WORDS = { ok: "ok", slow: "slow", down: "down", unknown: "not known" };
+
+function figure(list, name, value, metric, service) {
+  if (value === null) return;
+  const shown = metric
+    ? element("a", { href: `/metrics#${metric}`, title: `${metric}, at ${service}'s /metrics`, textContent: value })
+    : value;
+  list.append(element("dt", { textContent: name }), element("dd", {}, shown));
+}
+
+function drawStage({ name, how, words, rate, lag, age, metrics }) {
+  const figures = element("dl");
+  figure(figures, "rate", rate === null ? null : `${number(rate)} /s`, metrics.rate, metrics.service);
+  figure(figures, "lag", lag === null ? null : seconds(lag), metrics.lag, metrics.service);
+  figure(figures, "age", age === null ? null : seconds(age), metrics.age, metrics.service);
+  const item = element("li", { className: "stage" },
+    element("h3", {}, name, element("span", { className: "how", textContent: WORDS[how] })), figures, element("p", { textContent: words }));
+  item.dataset.how = how;
+  return item;
+}
+
+function spark(id, points, format) {
+  const most = Math.max(...points, 0.001);
+  const from = 450 - points.length;
+  const line = points.map((value, at) => `${from + at},${58 - (value / most) * 54}`).join(" L");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", points.length ? `M${from},60 L${line} L449,60 Z` : "");
+  byId(id).replaceChildren(path);
+  const words = points.length ? `now ${format(points.at(-1))}, at most ${format(most)}` : "no figures yet";
+  byId(id).setAttribute("aria-label", words);
+  byId(`${id}-words`).textContent = words;
+}
+
+function draw() {
+  byId("where").textContent = `region ${view.region}, ${view.pod}`;
+  byId("stages").replaceChildren(...view.stages.map(drawStage));
+  const worst = ["down", "slow", "unknown"].find((how) => view.stages.some((stage) => stage.how === how)) ?? "ok";
+  chip({ ok: "live", slow: "behind", down: "offline", unknown: "idle" }[worst], { ok: "all well", slow: "slow", down: "something is down", unknown: "not all is known yet" }[worst]);
+  byId("leader").textContent = view.leader?.name ?? "nobody";
+  byId("leader-words").textContent = view.leader
+    ? `since ${view.leader.since ? dayAndTime(view.leader.since) : "?"}; its markers say so every second` : "no marker has come yet";
+  byId("drift").textContent = view.drift === null ? "not known" : plural(view.drift, "row");
+  byId("drift-words").textContent = view.verified_through
+    ? `verified through ${dayAndTime(view.verified_through)}` : "no whole comparison with the source is done yet";
+  spark("rate", view.history.map((point) => point.rate), (value) => `${number(value)} rows/s`);
+  spark("lag", view.history.map((point) => point.lag), seconds);
+  drawGroups();
+}
+
+function chip(state, words) {
+  byId("chip").dataset.state = state;
+  if (byId("state").textContent !== words) byId("state").textContent = words;
+}
+
+// ---- dead letters ----
+
+function drawGroups() {
+  const groups = view.dead_letters;
+  byId("no-letters").hidden = groups.length > 0;
+  const wanted = groups.map(({ reason, state, count }) => `${reason}, ${state}: ${count}`);
+  const shown = [...byId("groups").children].map((item) => item.textContent);
+  if (wanted.join() === shown.join()) return;
+  byId("groups").replaceChildren(...groups.map(({ reason }, at) => {
+    const button = element("button", { type: "button", textContent: wanted[at], onclick: () => show(reason) });
+    button.setAttribute("aria-pressed", String(reason === open));
+    return element("li", {}, button);
+  }));
+}
+
+async function show(reason) {
+  open = reason;
+  for (const button of byId("groups").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(button.textContent.startsWith(`${reason},`)));
+  }
+  byId("group").hidden = false;
+  byId("group-title").textContent = reason;
+  byId("token-label").hidden = !view.writable;
+  byId("writes").textContent = view.writable
+    ? "Decisions need the operator's token." : "Decisions are made with `chat-sync dead-letters`, or here once CHAT_SYNC_OPERATOR_TOKEN is set.";
+  const response = await fetch(`/api/ops/dead-letters?reason=${encodeURIComponent(reason)}`);
+  if (!response.ok) return say("The dead letters cannot be read now.");
+  const { letters } = await response.json();
+  byId("letters").replaceChildren(...letters.map(drawLetter));
+}
+
+function drawLetter(letter) {
+  const { digest, state, detail, note, topic, partition, offset, raw, raw_length, dead_lettered_at } = letter;
+  const item = element("li", {},
+    element("p", {}, element("b", { textContent: digest }), ` ${state}, `,
+      element("time", { dateTime: dead_lettered_at, title: dead_lettered_at, textContent: dayAndTime(dead_lettered_at) }),
+      `, ${topic}[${partition}]@${offset}`),
+    element("p", { className: "faint", textContent: note ? `${detail}. ${note}` : detail }),
+    element("details", {}, element("summary", { textContent: `what it holds, ${raw_length} bytes` }), element("pre", { textContent: raw })));
+  if (!view.writable || state === "resolved") return item;
+  const why = element("input", { placeholder: "Why it may be discarded" });
+  why.setAttribute("aria-label", "Why it may be discarded");
+  item.append(element("div", { className: "do" },
+    element("button", { type: "button", textContent: "Try again", onclick: () => decide(digest, { action: "retry" }) }),
+    why,
+    element("button", { type: "button", textContent: "Discard", onclick: () => decide(digest, { action: "discard", note: why.value }) })));
+  return item;
+}
+
+async function decide(digest, decision) {
+  const response = await fetch(`/api/ops/dead-letters/${encodeURIComponent(digest)}`, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: `Bearer ${byId("token").value}` },
+    body: JSON.stringify(decision),
+  });
+  const answer = await response.json();
+  say(response.ok ? `${digest}: ${answer.state}` : answer.error.message);
+  if (response.ok) setTimeout(() => open && show(open), decision.action === "retry" ? 2500 : 0);
+}
+
+const say = (words) => { byId("said").textContent = words; };
+
+async function look() {
+  try {
+    const response = await fetch("/api/ops", { signal: AbortSignal.timeout(5000) });
+    view = await response.json();
+    draw();
+  } catch {
+    chip("offline", "no answer");
+  }
+  setTimeout(look, EVERY);
+}
+
+look();

@@ -45,6 +45,10 @@ pub fn router(vendor: Vendor, stop: Stop) -> Router {
         .route("/api/misbehaviour/restore", post(restore))
         .route("/", get(|| async { asset("text/html; charset=utf-8", include_str!("../web/index.html")) }))
         .route("/app.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/app.js")) }))
+        .route(
+            "/misbehave.js",
+            get(|| async { asset("text/javascript; charset=utf-8", include_str!("../web/misbehave.js")) }),
+        )
         .route("/style.css", get(|| async { asset("text/css; charset=utf-8", include_str!("../web/style.css")) }))
         .fallback(|uri: Uri| async move {
             Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))

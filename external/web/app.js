@@ -1,6 +1,8 @@
 // The vendor's page: reads the change feed by long poll, writes through the REST API.
 // Whatever people wrote reaches the page as text nodes only.
 
+import { begin as beginMisbehaviour } from "/misbehave.js";
+
 const byId = (id) => document.getElementById(id);
 const chats = new Map();
 const messages = new Map(); // of the open chat, by id
@@ -10,7 +12,8 @@ let context = null; // {kind: "edit" | "reply", message}
 async function api(method, path, body) {
   const response = await fetch(`/api${path}`, {
     method,
-    headers: body ? { "content-type": "application/json" } : {},
+    // The vendor treats its own page well, whatever it does to others.
+    headers: { "x-vendor-page": "1", ...(body && { "content-type": "application/json" }) },
     body: body ? JSON.stringify(body) : undefined,
   });
   const answer = await response.json();
@@ -24,9 +27,9 @@ function say(problem) {
   if (problem) setTimeout(() => say(null), 6000);
 }
 
-const attempt = (work) => async (event) => {
-  event?.preventDefault();
-  try { await work(event); } catch (error) { say(error.message); }
+const attempt = (work) => async (...given) => {
+  given[0]?.preventDefault?.();
+  try { return await work(...given); } catch (error) { say(error.message); }
 };
 
 function element(tag, properties = {}, ...children) {
@@ -37,11 +40,13 @@ function element(tag, properties = {}, ...children) {
 
 function drawChats() {
   const living = [...chats.values()].filter((chat) => !chat.deleted);
+  const focus = focusIn(byId("chats"));
   byId("chats").replaceChildren(...living.map((chat) => {
     const link = element("a", { href: `#${encodeURIComponent(chat.id)}`, textContent: chat.title });
     if (chat.id === open) link.setAttribute("aria-current", "page");
     return element("li", {}, link);
   }));
+  focus?.();
   const chat = chats.get(open);
   byId("title").textContent = !open ? "Choose a chat" : chat?.deleted ? `${chat.title} (deleted)` : chat?.title ?? "…";
   byId("chat-actions").hidden = !chat || chat.deleted;
@@ -81,8 +86,22 @@ function drawMessages() {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
   const sorted = [...messages.values()].sort((a, b) =>
     a.created_at < b.created_at ? -1 : a.created_at > b.created_at ? 1 : a.id < b.id ? -1 : 1);
+  const focus = focusIn(list);
   list.replaceChildren(...sorted.map(drawMessage));
+  focus?.();
   if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+/** How to give the focus back to the same button of the same message, or the same link. */
+function focusIn(list) {
+  const focused = document.activeElement;
+  if (!list.contains(focused)) return null;
+  const id = focused.closest("[data-id]")?.dataset.id;
+  const [name, href] = [focused.getAttribute("aria-label"), focused.getAttribute("href")];
+  return () => {
+    const all = [...list.querySelectorAll("a, button")];
+    all.find((one) => (href ? one.getAttribute("href") === href : one.closest("[data-id]")?.dataset.id === id && one.getAttribute("aria-label") === name))?.focus();
+  };
 }
 
 function begin(kind, message) {
@@ -176,6 +195,9 @@ byId("cancel").onclick = cancel;
 byId("back").onclick = () => { location.hash = ""; };
 byId("author").value = localStorage.getItem("author") ?? "Ada";
 byId("author").onchange = (event) => localStorage.setItem("author", event.target.value);
+beginMisbehaviour(api, (work) => async (...given) => {
+  try { return await work(...given); } catch (error) { say(error.message); return api("GET", "/misbehaviour"); }
+});
 const route = attempt(() => show(decodeURIComponent(location.hash.slice(1)) || null));
 window.onhashchange = route;
 route();

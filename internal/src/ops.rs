@@ -221,10 +221,14 @@ impl State {
         };
         let (_, newest) = self.ends.back()?;
         let records = missing(newest);
-        let reached = self.ends.iter().rev().find(|(_, ends)| missing(ends) == 0).map(|(at, _)| *at);
-        let since = reached.or_else(|| self.ends.front().map(|(at, _)| *at)).unwrap_or(now);
-        let lag = if records == 0 { 0.0 } else { now.since(since).as_secs_f64() };
-        Some(Writer { records, lag })
+        // What came since the last look is on its way; finer than the looks this cannot tell.
+        let reached = self.ends.iter().rev().position(|(_, ends)| missing(ends) == 0);
+        let since = match reached {
+            Some(0 | 1) => now,
+            Some(back) => self.ends[self.ends.len() - 1 - back].0,
+            None => self.ends.front()?.0,
+        };
+        Some(Writer { records, lag: now.since(since).as_secs_f64() })
     }
 
     fn tick(&mut self, now: Timestamp) {

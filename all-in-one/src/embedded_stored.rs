@@ -29,31 +29,24 @@ impl Stored for EmbeddedStore {
     }
 
     async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
-        let mut messages = Vec::with_capacity(ids.len());
-        for id in ids {
-            let row: Option<MessageRow> = sqlx::query_as(
-                "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
-                 FROM messages WHERE chat_id = ? AND id = ?",
-            )
-            .bind(chat)
-            .bind(id)
-            .fetch_optional(&self.db.read)
-            .await?;
-            messages.extend(row.map(message_from).transpose()?);
-        }
-        Ok(messages)
+        let rows: Vec<MessageRow> = sqlx::query_as(
+            "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
+             FROM messages WHERE chat_id = ? AND id IN (SELECT value FROM json_each(?))",
+        )
+        .bind(chat)
+        .bind(serde_json::json!(ids).to_string())
+        .fetch_all(&self.db.read)
+        .await?;
+        rows.into_iter().map(message_from).collect()
     }
 
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
-        let mut known = HashSet::new();
-        for digest in digests {
-            let found: Option<String> = sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest = ?")
-                .bind(digest)
-                .fetch_optional(&self.db.read)
+        let known: Vec<String> =
+            sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest IN (SELECT value FROM json_each(?))")
+                .bind(serde_json::json!(digests).to_string())
+                .fetch_all(&self.db.read)
                 .await?;
-            known.extend(found);
-        }
-        Ok(known)
+        Ok(known.into_iter().collect())
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {

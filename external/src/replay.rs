@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -78,13 +78,14 @@ async fn play(vendor: &Vendor, name: &str, lines: &[Vec<u8>], speed: Speed) -> a
     Ok(played)
 }
 
-/// Waits as long as it took from the last line to this one, divided by the speed.
-async fn wait(speed: Speed, clock: &mut Option<Micros>, at: Micros) {
-    let since = clock.map_or(0, |last| at.0.saturating_sub(last.0).max(0));
-    *clock = Some(clock.map_or(at, |last| last.max(at)));
+/// Waits until it is this line's turn: as long after the first one as it was, divided by the speed. From the first
+/// and not from the last: short sleeps are never as short as they should be, and that would add up.
+async fn wait(speed: Speed, clock: &mut Option<(Instant, Micros)>, at: Micros) {
+    let (began, first) = *clock.get_or_insert_with(|| (Instant::now(), at));
     if let Speed::Times(times) = speed {
-        let seconds = Duration::from_micros(since.cast_unsigned()).as_secs_f64() / times;
-        tokio::time::sleep(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)).await;
+        let since = Duration::from_micros(at.0.saturating_sub(first.0).max(0).cast_unsigned());
+        let due = Duration::try_from_secs_f64(since.as_secs_f64() / times).unwrap_or(Duration::MAX);
+        tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
     }
 }
 

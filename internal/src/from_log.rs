@@ -308,14 +308,20 @@ fn appended_at(millis: i64) -> Timestamp {
 
 /// Keeps the list of chats as the store has it, and watches the store. Never ends.
 async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
-    let mut waits = retry::reconnecting();
+    let (mut waits, mut was_read) = (retry::reconnecting(), false);
     loop {
         let wait = match copy.chats().await {
             Ok(chats) => {
                 hub.put_chats(chats);
                 check.ready("answers");
                 waits = retry::reconnecting();
+                was_read = true;
                 WATCH
+            }
+            // Whoever watches goes on: what is new comes from the log, and a load says that it is behind.
+            Err(error) if was_read => {
+                check.ready(format!("{error}; pushing what the log brings"));
+                waits.next().unwrap_or(WATCH)
             }
             Err(error) => {
                 check.waiting(error.to_string());

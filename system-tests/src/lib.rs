@@ -1,7 +1,9 @@
 //! What the tests of the whole pipeline share: its processes, a reader like the page, the vendor's API.
 
+pub mod browser;
 pub mod compared;
 pub mod metrics;
+pub mod own_kafka;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;

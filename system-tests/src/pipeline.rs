@@ -32,6 +32,11 @@ pub struct Pipeline {
 pub struct Options {
     /// Slack logs that the vendor plays as fast as it can.
     pub replay: Vec<PathBuf>,
+    /// Another Kafka than the one that all tests share.
+    pub kafka: Option<String>,
+    /// Postgres and Redis are reached through these, as `host:port`.
+    pub postgres_through: Option<String>,
+    pub redis_through: Option<String>,
     /// Further settings of the synchronizer.
     pub synchronizer: Vec<(&'static str, String)>,
 }
@@ -39,8 +44,13 @@ pub struct Options {
 impl Pipeline {
     /// Starts all four; `None`, said loudly, without the servers.
     pub async fn start(options: Options) -> Option<Self> {
-        let (kafka, redis) = (server("CHAT_SYNC_TEST_KAFKA")?, server("CHAT_SYNC_TEST_REDIS")?);
+        let kafka = match &options.kafka {
+            Some(own) => own.clone(),
+            None => server("CHAT_SYNC_TEST_KAFKA")?,
+        };
+        let redis = through(server("CHAT_SYNC_TEST_REDIS")?, options.redis_through.as_deref());
         let database_url = postgres_database().await?;
+        let reached = Secret::new(through(database_url.expose().to_owned(), options.postgres_through.as_deref()));
         let folder = tempfile::tempdir().expect("a folder");
         let topic_suffix = unique_suffix();
         let address = || format!("127.0.0.1:{}", free_port());
@@ -50,15 +60,15 @@ impl Pipeline {
         let external = vendor(folder.path(), &vendor_address, &options.replay);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));
-        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
+        variables.push(("DATABASE_URL", reached.expose().to_owned()));
         variables.extend(options.synchronizer.clone());
         let synchronizer = Process::start("synchronizer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_WRITER_LISTEN", &writer_address));
         variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{topic_suffix}")));
-        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
+        variables.push(("DATABASE_URL", reached.expose().to_owned()));
         let writer = Process::start("writer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_INTERNAL_LISTEN", &internal_address));
-        variables.push(("DATABASE_URL", database_url.expose().to_owned()));
+        variables.push(("DATABASE_URL", reached.expose().to_owned()));
         variables.push(("REDIS_URL", redis));
         let internal = Process::start("internal", folder.path(), &variables);
         Some(Self {
@@ -103,6 +113,21 @@ impl Pipeline {
     }
 }
 
+/// The same address with another `host:port`.
+fn through(url: String, other: Option<&str>) -> String {
+    match (other, host_and_port(&url)) {
+        (Some(other), host) => url.replacen(host, other, 1),
+        (None, _) => url,
+    }
+}
+
+/// The `host:port` of `scheme://user@host:port/path`.
+pub fn host_and_port(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit('@').next().unwrap_or(authority)
+}
+
 fn shared_variables(kafka: &str, topic_suffix: &str, listen: (&'static str, &str)) -> Vec<(&'static str, String)> {
     vec![
         ("CHAT_SYNC_KAFKA", kafka.to_owned()),
@@ -131,6 +156,9 @@ fn replay_variables(files: &'static str, speed: &'static str, replay: &[PathBuf]
     vec![(files, list.join(",")), (speed, "max".to_owned())]
 }
 
+/// What the embedded mirrors of the tests take for their operator.
+pub const OPERATOR_TOKEN: &str = "the operator's";
+
 /// The embedded mirror as a process of its own.
 pub struct Embedded {
     pub process: Process,
@@ -158,6 +186,7 @@ impl Embedded {
             ("CHAT_SYNC_EXTERNAL_PORT", external.to_string()),
             ("CHAT_SYNC_INTERNAL_PORT", internal.to_string()),
             ("CHAT_SYNC_QUIET", quiet.to_string()),
+            ("CHAT_SYNC_OPERATOR_TOKEN", OPERATOR_TOKEN.to_owned()),
         ];
         variables.extend(replay_variables("CHAT_SYNC_REPLAY", "CHAT_SYNC_SPEED", replay));
         let process = Process::start("chat-sync", folder.path(), &variables);

@@ -15,13 +15,14 @@ pub struct Process {
     child: Option<Child>,
 }
 
-/// Where cargo puts the programs: two folders above the test's own.
+/// Where cargo puts the programs: beside a program, and one folder above a test.
+///
+/// # Panics
+/// If it is not built.
 pub fn path_of(program: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let folder = test.parent().and_then(Path::parent).expect("a folder of programs");
-    let path = folder.join(program);
-    assert!(path.is_file(), "{} is not built; `cargo xtask test` builds it", path.display());
-    path
+    let this = std::env::current_exe().expect("this program's own path");
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{program} is not built; `cargo xtask test` builds it"))
 }
 
 impl Process {
@@ -77,6 +78,17 @@ impl Process {
 
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("its status").is_none())
+    }
+
+    /// How much memory it holds, in bytes.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn memory(&self) -> u64 {
+        let pid = self.child.as_ref().expect("it is running").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        resident.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
     }
 
     /// Everything that it printed.

@@ -37,8 +37,17 @@ pub struct Reader {
 
 impl Reader {
     pub fn watch(address: &str) -> Self {
+        Self::begin(address, None)
+    }
+
+    /// Watches only this chat.
+    pub fn watch_chat(address: &str, chat: &str) -> Self {
+        Self::begin(address, Some(chat.to_owned()))
+    }
+
+    fn begin(address: &str, only: Option<String>) -> Self {
         let screen = Arc::new(Mutex::new(Screen::default()));
-        let task = tokio::spawn(follow(address.to_owned(), screen.clone()));
+        let task = tokio::spawn(follow(address.to_owned(), only, screen.clone()));
         Self { screen, address: address.to_owned(), task }
     }
 
@@ -145,22 +154,22 @@ impl Screen {
     }
 }
 
-async fn follow(address: String, screen: Arc<Mutex<Screen>>) {
+async fn follow(address: String, only: Option<String>, screen: Arc<Mutex<Screen>>) {
     loop {
-        connection(&address, &screen).await;
+        connection(&address, only.as_deref(), &screen).await;
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 
 /// One connection, until it ends.
-async fn connection(address: &str, screen: &Mutex<Screen>) {
+async fn connection(address: &str, only: Option<&str>, screen: &Mutex<Screen>) {
     let Ok((mut socket, _)) = connect_async(format!("ws://{address}/ws")).await else { return };
     let mut subscribed = BTreeSet::new();
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let frame = serde_json::from_str(&text).expect("JSON");
         let chats = screen.lock().expect("the screen").hear(frame);
-        for chat in chats {
+        for chat in chats.into_iter().filter(|chat| only.is_none_or(|only| only == chat)) {
             if !subscribed.insert(chat.clone()) {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! `cargo xtask check`: formatting, clippy, licences, and this repository's own rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("internal", &["contract", "platform"]),
     ("all-in-one", &["contract", "platform", "external", "synchronizer", "writer", "internal"]),
     ("system-tests", &["contract", "platform", "external", "synchronizer", "writer", "internal", "all-in-one"]),
+    ("benchmarks", &["contract", "platform", "writer", "internal", "system-tests"]),
     ("xtask", &[]),
 ];
 
@@ -53,7 +54,28 @@ const RULES: &[(&str, Rule)] = &[
     ("files are short enough to be read", files_are_short),
     ("the manifests name what the services read", manifests_name_settings),
     ("every service knows the others' settings", settings_are_listed),
+    ("docs/metrics.md names every metric, and no other", metrics_are_documented),
 ];
+
+fn metrics_are_documented() -> anyhow::Result<()> {
+    let names = |text: &str, before: &str| -> BTreeSet<String> {
+        let found = text.split(before).skip(1).filter_map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_')?;
+            Some(format!("chat_sync_{}", &rest[..end]))
+        });
+        found.collect()
+    };
+    let mut used = BTreeSet::new();
+    for service in ["external", "synchronizer", "writer", "internal", "platform"] {
+        for file in files(&format!("{service}/src"), &["rs"])? {
+            used.extend(names(&std::fs::read_to_string(file)?, "\"chat_sync_"));
+        }
+    }
+    let told = names(&std::fs::read_to_string(root().join("docs/metrics.md"))?, "`chat_sync_");
+    let differing: Vec<_> = used.symmetric_difference(&told).collect();
+    ensure!(differing.is_empty(), "in the code or in docs/metrics.md, but not in both: {differing:?}");
+    Ok(())
+}
 
 fn dependency_arrows() -> anyhow::Result<()> {
     let metadata = output(Command::new("cargo").current_dir(root()).args([

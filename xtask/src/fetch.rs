@@ -95,6 +95,20 @@ fn once(kept: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::
     std::fs::rename(&unfinished, kept).with_context(|| format!("cannot make {}", kept.display()))
 }
 
+/// The script that looks for what keeps people out of a page.
+pub fn axe() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join("axe-core-4.11.0");
+    once(&kept, |folder| {
+        if !exists("npm") {
+            apt("npm", &["npm"])?;
+        }
+        let mut command = Command::new("npm");
+        command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
+        step("fetch axe-core 4.11 with npm (once)", &log("axe")?, command.arg("axe-core@4.11.0"))
+    })?;
+    Ok(kept.join("node_modules/axe-core/axe.min.js"))
+}
+
 /// The program of cargo-deny, which checks licences.
 pub fn cargo_deny() -> anyhow::Result<PathBuf> {
     let kept = cache()?.join("cargo-deny-0.20.2");

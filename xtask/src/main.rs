@@ -1,5 +1,6 @@
 //! What is done to this repository: start the real servers, test, check.
 
+mod bench;
 mod check;
 mod deployment;
 mod fetch;
@@ -29,6 +30,12 @@ enum Task {
     /// Start the real servers, run all tests (or those whose name contains NAME), stop the servers.
     /// `test deployment` applies `deployment/` to a Kubernetes node instead.
     Test { name: Option<String> },
+    /// Release build, real servers, each figure next to what people would use instead; tables on the screen, JSON in
+    /// target/. Without a name, all of them.
+    Bench {
+        /// writer, gate, latency, ingest, whole
+        only: Vec<String>,
+    },
     /// Formatting, clippy, licences and this repository's own rules.
     Check,
 }
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
         Task::Services { action: Action::Down } => services::down(),
         Task::Test { name: Some(name) } if name == "deployment" => deployment::run(),
         Task::Test { name } => test::run(name.as_deref()),
+        Task::Bench { only } => bench::run(&only),
         Task::Check => check::run(),
     };
     match done {

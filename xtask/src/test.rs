@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::fetch;
 use crate::process::{self, Server, root};
 use crate::servers::{self, Kubernetes};
 
 /// The servers of one run, and what could not be started.
-struct World {
-    variables: Vec<(&'static str, String)>,
+pub struct World {
+    pub variables: Vec<(&'static str, String)>,
     missing: Vec<String>,
     servers: Vec<Server>,
     kubernetes: Option<Kubernetes>,
@@ -55,7 +56,8 @@ pub fn build() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(folder: &Path) -> anyhow::Result<World> {
+/// Starts the real servers, or takes those that the environment names.
+pub fn start(folder: &Path) -> anyhow::Result<World> {
     let (mut variables, mut missing, mut started) = (Vec::new(), Vec::new(), Vec::new());
     for (variable, start, address) in SERVERS {
         // One that the environment names is used as it is, and not ended.
@@ -68,6 +70,9 @@ fn start(folder: &Path) -> anyhow::Result<World> {
         variables.push((*variable, address.replace("PORT", &server.port.to_string())));
         started.push(server);
     }
+    // For tests that stop and start a Kafka of their own, and for what is run in the browser.
+    variables.push(("CHAT_SYNC_TEST_KAFKA_JARS", fetch::kafka()?.display().to_string()));
+    variables.push(("CHAT_SYNC_TEST_AXE", fetch::axe()?.display().to_string()));
     let kubernetes = servers::kubernetes(folder)?;
     match &kubernetes {
         Some(kubernetes) => variables.push(("CHAT_SYNC_TEST_KUBECONFIG", kubernetes.kubeconfig.display().to_string())),

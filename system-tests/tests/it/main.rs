@@ -6,6 +6,7 @@ mod copy;
 mod deployment;
 mod leadership;
 mod misbehaviour;
+mod pages;
 mod promises;
 mod protocols;
 mod real_log;

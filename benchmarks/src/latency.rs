@@ -1,0 +1,121 @@
+//! From a POST at the vendor to the frame at a client.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures::{SinkExt, StreamExt};
+use platform::eventually;
+use serde_json::{Value, json};
+use system_tests::pipeline::{Options, Pipeline};
+use system_tests::vendor::Vendor;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::figures::{Table, percentiles};
+use crate::plain::Plain;
+
+/// Messages a second.
+const RATE: u64 = 200;
+const MESSAGES: usize = 4_000;
+
+/// When each message's frame came; says through `ready` that it watches.
+async fn watch(
+    url: String,
+    subscribe: Option<String>,
+    count: usize,
+    ready: tokio::sync::oneshot::Sender<()>,
+) -> anyhow::Result<HashMap<String, Instant>> {
+    let (mut socket, _) = connect_async(url).await?;
+    let asked = subscribe.is_some();
+    if let Some(chat) = subscribe {
+        socket.send(Message::text(json!({ "type": "subscribe", "chat": chat }).to_string())).await?;
+    }
+    let (mut seen, mut ready) = (HashMap::new(), Some(ready));
+    if !asked {
+        ready.take().map(|ready| ready.send(()));
+    }
+    while seen.len() < count {
+        let frame = socket.next().await.context("the connection ended")??;
+        let now = Instant::now();
+        let Message::Text(text) = frame else { continue };
+        let frame: Value = serde_json::from_str(&text)?;
+        if frame["type"] == "load" {
+            ready.take().map(|ready| ready.send(()));
+        }
+        // The plain one sends the row itself.
+        let rows = frame["messages"].as_array().cloned().unwrap_or_else(|| vec![frame.clone()]);
+        for message in rows.iter().filter(|row| row["author"].is_string()) {
+            seen.entry(message["id"].as_str().unwrap_or_default().to_owned()).or_insert(now);
+        }
+    }
+    Ok(seen)
+}
+
+/// Posts while somebody watches; the percentiles of the way.
+async fn measure(vendor: &Vendor, chat: &str, url: String, subscribe: bool) -> anyhow::Result<[String; 3]> {
+    let (ready, watched) = tokio::sync::oneshot::channel();
+    let subscribe = subscribe.then(|| chat.to_owned());
+    let watching = tokio::spawn(watch(url, subscribe, MESSAGES, ready));
+    watched.await?;
+    let posted = post(vendor, chat).await;
+    let seen = watching.await??;
+    let times = posted.iter().filter_map(|(id, at)| Some(seen.get(id)?.saturating_duration_since(*at))).collect();
+    Ok(percentiles(times))
+}
+
+/// Posts at the rate; gives when each was posted.
+async fn post(vendor: &Vendor, chat: &str) -> HashMap<String, Instant> {
+    let mut beats = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+    let mut posts = Vec::with_capacity(MESSAGES);
+    for number in 0..MESSAGES {
+        beats.tick().await;
+        let (vendor, chat) = (vendor.clone(), chat.to_owned());
+        posts.push(tokio::spawn(async move {
+            let at = Instant::now();
+            (vendor.post(&chat, &format!("message {number}")).await, at)
+        }));
+    }
+    let mut posted = HashMap::new();
+    for post in posts {
+        posted.extend(post.await.ok());
+    }
+    posted
+}
+
+pub async fn run() -> anyhow::Result<Table> {
+    let mut pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Latency").await;
+    let url = format!("http://{}/api/chats", pipeline.internal_address);
+    eventually!(reqwest::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
+    let ours = measure(&vendor, &chat, format!("ws://{}/ws", pipeline.internal_address), true).await?;
+    for service in 1..4 {
+        pipeline.processes()[service].terminate().await;
+    }
+    let plain = Plain::start(&pipeline.vendor_address).await?;
+    let other = vendor.create_chat("The plain one").await;
+    // Until it has read what was there before.
+    let url = format!("ws://{}", plain.address);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let plainly = measure(&vendor, &other, url, false).await?;
+    let ratio = |at: usize| -> String {
+        let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);
+        format!("{:.1}x", number(&plainly[at]) / number(&ours[at]))
+    };
+    Ok(Table {
+        name: "latency",
+        what: format!(
+            "Milliseconds from the beginning of the POST at external to the frame at a WebSocket client, {MESSAGES} \
+             messages at {RATE} a second; the plain shape (one produce awaited, one upsert, one EVALSHA, one send a \
+             message) after it in the same run, on the same servers."
+        ),
+        columns: vec!["p50", "p99", "max"],
+        rows: vec![
+            ("chat-sync".into(), ours.to_vec()),
+            ("the plain shape".into(), plainly.to_vec()),
+            ("the plain shape next to chat-sync".into(), (0..3).map(ratio).collect()),
+        ],
+    })
+}

@@ -1,0 +1,81 @@
+//! A Kafka of a test's own, which it may kill and start again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use platform::eventually;
+use platform::testing::server;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::process::free_port;
+
+pub struct OwnKafka {
+    /// `host:port`.
+    pub address: String,
+    folder: TempDir,
+    jars: PathBuf,
+    child: Option<Child>,
+}
+
+impl OwnKafka {
+    /// Formats its storage and starts it; `None`, said loudly, without Kafka's jars.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn start() -> Option<Self> {
+        let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let settings = include_str!("../../xtask/kafka/server.properties")
+            .replace("@client@", &port.to_string())
+            .replace("@controller@", &free_port().to_string())
+            .replace("@data@", &folder.path().join("data").display().to_string());
+        std::fs::write(folder.path().join("server.properties"), settings).expect("its settings");
+        let mut kafka = Self { address: format!("127.0.0.1:{port}"), folder, jars, child: None };
+        let mut format = kafka.java();
+        format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]);
+        let formatted = format.arg(kafka.settings()).status().expect("java");
+        assert!(formatted.success(), "Kafka's storage");
+        kafka.start_again().await;
+        Some(kafka)
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.folder.path().join("server.properties")
+    }
+
+    fn java(&self) -> Command {
+        let logging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/kafka/log4j2.properties");
+        let mut command = Command::new("java");
+        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"]);
+        command.arg(format!("-Dlog4j2.configurationFile={}", logging.display()));
+        command.arg("-cp").arg(format!("{}/*", self.jars.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts it with the data that it had, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_again(&mut self) {
+        let mut command = self.java();
+        self.child = Some(command.arg("kafka.Kafka").arg(self.settings()).spawn().expect("java"));
+        eventually!(TcpStream::connect(&self.address).await.is_ok(), "Kafka listens");
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+        }
+    }
+}
+
+impl Drop for OwnKafka {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

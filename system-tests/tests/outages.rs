@@ -1,0 +1,182 @@
+//! Servers go away and services are killed while people write and watch. On its own, because it takes both cores.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use platform::eventually;
+use platform::testing::server;
+use serde_json::Value;
+use sqlx::PgPool;
+use system_tests::compared::{Rows, at_the_vendor, dead_letters, in_the_copy};
+use system_tests::own_kafka::OwnKafka;
+use system_tests::pipeline::{Options, Pipeline, host_and_port};
+use system_tests::proxy::Proxy;
+use system_tests::reader::Reader;
+use system_tests::vendor::Vendor;
+
+const CHATS: usize = 10;
+const READERS: usize = 50;
+/// Messages a second.
+const RATE: u64 = 200;
+/// How long each server stays away.
+const AWAY: Duration = Duration::from_secs(20);
+const ALL_AWAY: Duration = Duration::from_secs(60);
+/// More than this and something is kept that nobody bounds; debug builds, 200 messages a second, minutes.
+const MEMORY: u64 = 400 << 20;
+
+/// People who write until they are told to stop.
+struct Flow {
+    stop: Arc<AtomicBool>,
+    posted: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Flow {
+    fn begin(vendor: &Vendor, chats: &[String]) -> Self {
+        let (stop, posted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let people = chats.iter().map(|chat| {
+            let (vendor, chat, stop, posted) = (vendor.clone(), chat.clone(), stop.clone(), posted.clone());
+            tokio::spawn(async move {
+                let mut beats = tokio::time::interval(Duration::from_millis(1000 * CHATS as u64 / RATE));
+                let mut last = String::new();
+                while !stop.load(Ordering::Relaxed) {
+                    beats.tick().await;
+                    let number = posted.fetch_add(1, Ordering::Relaxed);
+                    match number % 20 {
+                        3 | 11 if !last.is_empty() => vendor.edit(&chat, &last, &format!("edited {number}")).await,
+                        7 if !last.is_empty() => vendor.delete(&chat, &std::mem::take(&mut last)).await,
+                        _ => last = vendor.post(&chat, &format!("message {number}")).await,
+                    }
+                }
+            })
+        });
+        let tasks = people.collect();
+        Self { stop, posted, tasks }
+    }
+
+    async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        join_all(self.tasks).await;
+        self.posted.load(Ordering::Relaxed)
+    }
+}
+
+async fn check(address: &str, name: &str) -> (u16, String) {
+    let Ok(answer) = reqwest::get(format!("http://{address}/readyz")).await else { return (0, String::new()) };
+    let status = answer.status().as_u16();
+    let checks: Value = answer.json().await.unwrap_or_default();
+    (status, checks["checks"][name]["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What is posted now reaches a screen.
+async fn pushes_go_on(vendor: &Vendor, chat: &str, reader: &Reader, when: &str) {
+    let id = vendor.post(chat, when).await;
+    eventually!(reader.text(chat, &id).is_some(), "what is posted is pushed {when}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_and_services_go_away_while_people_write_and_watch() {
+    let (Some(postgres), Some(redis)) = (server("CHAT_SYNC_TEST_POSTGRES"), server("CHAT_SYNC_TEST_REDIS")) else {
+        return;
+    };
+    let Some(mut kafka) = OwnKafka::start().await else { return };
+    let (postgres, redis) = (Proxy::to(host_and_port(&postgres)).await, Proxy::to(host_and_port(&redis)).await);
+    let options = Options {
+        kafka: Some(kafka.address.clone()),
+        postgres_through: Some(postgres.address.clone()),
+        redis_through: Some(redis.address.clone()),
+        ..Options::default()
+    };
+    let Some(mut pipeline) = Pipeline::start(options).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let mut chats = Vec::new();
+    for number in 0..CHATS {
+        chats.push(vendor.create_chat(&format!("Chat {number}")).await);
+    }
+    let (internal, writer) = (pipeline.internal_address.clone(), pipeline.writer_address.clone());
+    let readers: Vec<Reader> = (0..READERS).map(|n| Reader::watch_chat(&internal, &chats[n % CHATS])).collect();
+    eventually!(readers.iter().all(|reader| reader.screen().loads > 0), "everybody watches");
+    let flow = Flow::begin(&vendor, &chats);
+    let began = Instant::now();
+
+    redis.cut();
+    eventually!(check(&internal, "gate").await.1.contains("pushing without it"), "/readyz says that the gate is away");
+    pushes_go_on(&vendor, &chats[0], &readers[0], "without Redis").await;
+    tokio::time::sleep(AWAY).await;
+    redis.restore();
+    eventually!(check(&internal, "gate").await.1 == "answers", "the gate is back");
+
+    postgres.cut();
+    eventually!(check(&writer, "store").await.0 == 503, "/readyz says that the store is away");
+    eventually!(check(&internal, "copy").await.1.contains("pushing what the log brings"), "internal says so too");
+    assert_eq!(check(&internal, "copy").await.0, 200, "and stays ready");
+    pushes_go_on(&vendor, &chats[1], &readers[1], "without Postgres").await;
+    tokio::time::sleep(AWAY).await;
+    postgres.restore();
+    eventually!(check(&writer, "store").await.0 == 200, "the store is back");
+
+    kafka.kill();
+    eventually!(check(&writer, "log").await.0 == 503, "/readyz says that the log is away");
+    tokio::time::sleep(AWAY / 4).await;
+    kafka.start_again().await;
+    pushes_go_on(&vendor, &chats[2], &readers[2], "after Kafka is back").await;
+
+    redis.cut();
+    postgres.cut();
+    kafka.kill();
+    tokio::time::sleep(ALL_AWAY).await;
+    kafka.start_again().await;
+    pushes_go_on(&vendor, &chats[3], &readers[3], "with Kafka alone").await;
+    redis.restore();
+    postgres.restore();
+    eventually!(check(&writer, "store").await.0 == 200, "the store is back again");
+
+    for service in 1..4 {
+        pipeline.processes()[service].kill();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        pipeline.processes()[service].start_again();
+        pipeline.ready().await;
+        pushes_go_on(&vendor, &chats[service], &readers[service], "after a service was killed").await;
+    }
+    let posted = flow.end().await;
+    let rate = posted as f64 / began.elapsed().as_secs_f64();
+
+    all_are_equal(&pipeline, &vendor, &chats, &readers).await;
+    let memory = pipeline.processes().map(|process| process.memory() >> 20);
+    eprintln!(
+        "{posted} changes, {rate:.0} a second, {READERS} readers; lost 0, backwards 0; memory, MiB: external {}, \
+         synchronizer {}, writer {}, internal {}",
+        memory[0], memory[1], memory[2], memory[3]
+    );
+    assert!(memory.iter().all(|memory| memory << 20 < MEMORY), "{memory:?}");
+}
+
+/// Source = Postgres = every screen; no screen ever went backwards; nothing is a dead letter.
+async fn all_are_equal(pipeline: &Pipeline, vendor: &Vendor, chats: &[String], readers: &[Reader]) {
+    let expected = at_the_vendor(vendor).await;
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    eventually!(in_the_copy(&pool).await == expected, "Postgres is as the vendor is");
+    assert!(dead_letters(&pool).await.is_empty());
+    join_all(readers.iter().map(Reader::scroll_to_the_beginning)).await;
+    for (number, reader) in readers.iter().enumerate() {
+        let chat = &chats[number % CHATS];
+        eventually!(screen(reader, chat) == of(&expected, chat), "reader {number}'s screen is as the vendor is");
+        assert!(reader.screen().backwards.is_empty(), "a screen went backwards: {:?}", reader.screen().backwards);
+    }
+}
+
+fn of(rows: &Rows, chat: &str) -> Rows {
+    rows.iter().filter(|((of, _), _)| of == chat).map(|(key, row)| (key.clone(), row.clone())).collect()
+}
+
+fn screen(reader: &Reader, chat: &str) -> Rows {
+    let screen = reader.screen();
+    let messages = screen.messages.get(chat).cloned().unwrap_or_default();
+    let row = |message: internal::shown::ShownMessage| {
+        ((message.chat_id, message.id), (message.deleted, message.author, message.text))
+    };
+    messages.into_values().map(row).collect()
+}

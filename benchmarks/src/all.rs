@@ -1,0 +1,42 @@
+//! Which benchmarks there are.
+
+use std::path::PathBuf;
+
+use crate::figures::Table;
+use crate::{gate, ingest, latency, whole, writing};
+
+#[derive(clap::Parser)]
+pub struct Args {
+    /// Only these: writer, gate, latency, ingest, whole.
+    only: Vec<String>,
+    /// Where the JSON goes.
+    #[arg(long, default_value = "target/benchmarks.json")]
+    json: PathBuf,
+}
+
+const NAMES: [&str; 5] = ["writer", "gate", "latency", "ingest", "whole"];
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let unknown = args.only.iter().find(|only| !NAMES.contains(&only.as_str()));
+    anyhow::ensure!(
+        unknown.is_none(),
+        "there is no benchmark {}; there are: {NAMES:?}",
+        unknown.map_or("", |name| name)
+    );
+    let mut tables: Vec<Table> = Vec::new();
+    for name in NAMES.into_iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name)) {
+        eprintln!("… {name}");
+        let table = match name {
+            "writer" => writing::run().await?,
+            "gate" => gate::run().await?,
+            "latency" => latency::run().await?,
+            "ingest" => ingest::run().await?,
+            _ => whole::run().await?,
+        };
+        println!("{table}");
+        tables.push(table);
+    }
+    std::fs::write(&args.json, serde_json::to_string_pretty(&tables)?)?;
+    eprintln!("as JSON: {}", args.json.display());
+    Ok(())
+}

@@ -12,7 +12,7 @@ impl History for EmbeddedStore {
         let query = sqlx::query_as(
             "SELECT v.version, v.text, v.deleted FROM message_versions AS v \
              JOIN messages AS m ON m.chat_id = v.chat_id AND m.id = v.id JOIN chats AS c ON c.id = m.chat_id \
-             WHERE v.chat_id = ? AND v.id = ? AND NOT m.deleted AND NOT c.deleted ORDER BY v.version",
+             WHERE v.chat_id = ? AND v.id = ? AND NOT m.deleted AND NOT c.deleted AND m.version < 'ffffffff' ORDER BY v.version",
         );
         Ok(query.bind(chat).bind(message).fetch_all(&self.db.read).await?)
     }

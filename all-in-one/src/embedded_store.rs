@@ -56,9 +56,15 @@ impl Store for EmbeddedStore {
         Ok(rows.into_iter().map(progress).collect())
     }
 
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
-        let asked = sqlx::query_scalar("INSERT INTO reconcile_requests (reason) VALUES (?) RETURNING id");
-        Ok(asked.bind(reason).fetch_one(&self.db.write).await?)
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
+        let id = rand::random::<i64>();
+        sqlx::query("INSERT INTO reconcile_requests (id, reason, gap) VALUES (?, ?, ?)")
+            .bind(id)
+            .bind(reason)
+            .bind(gap)
+            .execute(&self.db.write)
+            .await?;
+        Ok(id)
     }
 
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -174,8 +180,8 @@ async fn insert_version(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx
 async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO dead_letters \
-         (digest, reason, detail, topic, partition, \"offset\", record_key, raw, raw_length, from_source) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         (digest, reason, detail, topic, partition, \"offset\", record_key, raw, raw_length, from_source, generation) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (digest) DO UPDATE SET state = 'open' WHERE dead_letters.state = 'resolved'",
     )
     .bind(&letter.digest)
@@ -188,6 +194,7 @@ async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -
     .bind(&letter.raw)
     .bind(offset(letter.raw_length))
     .bind(letter.from_source)
+    .bind(letter.generation)
     .execute(&mut **tx)
     .await?;
     Ok(())

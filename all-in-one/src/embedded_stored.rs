@@ -41,11 +41,12 @@ impl Stored for EmbeddedStore {
     }
 
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
-        let known: Vec<String> =
-            sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest IN (SELECT value FROM json_each(?))")
-                .bind(serde_json::json!(digests).to_string())
-                .fetch_all(&self.db.read)
-                .await?;
+        let known: Vec<String> = sqlx::query_scalar(
+            "SELECT digest FROM dead_letters WHERE digest IN (SELECT value FROM json_each(?)) AND state <> 'resolved'",
+        )
+        .bind(serde_json::json!(digests).to_string())
+        .fetch_all(&self.db.read)
+        .await?;
         Ok(known.into_iter().collect())
     }
 
@@ -56,20 +57,23 @@ impl Stored for EmbeddedStore {
     }
 
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<(String, i64, bool, String)> = sqlx::query_as(
-            "SELECT digest, state_changed_at, from_source, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
+        let rows: Vec<(String, i64, bool, Option<i64>, String)> = sqlx::query_as(
+            "SELECT digest, state_changed_at, from_source, generation, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
         )
         .fetch_all(&self.db.read)
         .await?;
-        let retry = |(digest, asked_at, from_source, raw)| Retry { digest, asked_at, from_source, raw };
+        let retry = |(digest, asked_at, from_source, generation, raw): (_, _, _, Option<i64>, _)| {
+            let generation = generation.and_then(|generation| u32::try_from(generation).ok());
+            Retry { digest, asked_at, from_source, generation, raw }
+        };
         Ok(rows.into_iter().map(retry).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {
-        let row: Option<(i64, String)> =
-            sqlx::query_as("SELECT id, reason FROM reconcile_requests ORDER BY id DESC LIMIT 1")
+        let row: Option<(i64, bool, String)> =
+            sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
                 .fetch_optional(&self.db.read)
                 .await?;
-        Ok(row.map(|(id, reason)| Request { id, reason }))
+        Ok(row.map(|(id, gap, reason)| Request { id, gap, reason }))
     }
 }

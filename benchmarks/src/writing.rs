@@ -29,44 +29,75 @@ pub async fn run() -> anyhow::Result<Table> {
     let fresh: Vec<Message> = (0..ROWS).map(|number| message(number % 500, number, 1)).collect();
     let updates: Vec<Message> = (0..ROWS).map(|number| message(number % 500, number, 2)).collect();
     let mut position = 0;
-    let mut ours = Vec::new();
-    for rows in [&fresh, &updates, &fresh] {
-        ours.push(rate(ROWS, through_the_writer(&store, rows, &mut position).await?));
+    let whole = measure(&pool, &store, &fresh, &updates, &mut position).await?;
+    sqlx::raw_sql("DROP INDEX messages_by_words").execute(&pool).await?;
+    let plain = measure(&pool, &store, &fresh, &updates, &mut position).await?;
+    let mut rows = Vec::new();
+    for (note, figures) in [("", &whole), (", without the search index", &plain)] {
+        let rates = |rates: &[f64]| rates.iter().map(|rate| thousands(*rate)).collect::<Vec<_>>();
+        let ratios = (0..3).map(|at| format!("{:.0}x", figures.ours[at] / figures.single[at])).collect();
+        let nothing = || "-".to_owned();
+        rows.push((format!("writer{note}"), rates(&figures.ours)));
+        rows.push((format!("one row a statement, {SINGLE} rows{note}"), rates(&figures.single)));
+        rows.push((format!("raw COPY into that table{note}"), vec![thousands(figures.copy), nothing(), nothing()]));
+        rows.push((format!("writer next to one row a statement{note}"), ratios));
+        let ratio = format!("{:.2}x", figures.ours[0] / figures.copy);
+        rows.push((format!("writer next to COPY{note}"), vec![ratio, nothing(), nothing()]));
     }
-    let mut single = Vec::new();
-    sqlx::raw_sql("TRUNCATE messages").execute(&pool).await?;
-    for rows in [&fresh, &updates, &fresh] {
-        single.push(rate(SINGLE, one_a_statement(&pool, &rows[..SINGLE]).await?));
-    }
-    sqlx::raw_sql("TRUNCATE messages, message_versions").execute(&pool).await?;
-    let copy = rate(ROWS, raw_copy(&pool, &fresh).await?);
-    let figures = |rates: &[f64]| rates.iter().map(|rate| thousands(*rate)).collect::<Vec<_>>();
-    let ratio = |at: usize| format!("{:.0}x", ours[at] / single[at]);
     Ok(Table {
         name: "writer",
         what: format!(
-            "Rows a second into Postgres, durable commits, {ROWS} rows of 500 chats; ours is the whole path from read \
-             records: collapse, rows, every version, position, one transaction for {BATCH} records."
+            "Rows a second into Postgres, durable commits, {ROWS} rows of 500 chats; ours is from records in memory: \
+             collapse, rows, every version, position, one transaction for {BATCH} records; COPY fills one table."
         ),
         columns: vec!["fresh", "updates", "stale replays"],
-        rows: vec![
-            ("writer".into(), figures(&ours)),
-            (format!("one row a statement, {SINGLE} rows"), figures(&single)),
-            ("raw COPY into one table".into(), vec![thousands(copy), "-".into(), "-".into()]),
-            ("writer next to one row a statement".into(), (0..3).map(ratio).collect()),
-            ("writer next to COPY".into(), vec![format!("{:.2}x", ours[0] / copy), "-".into(), "-".into()]),
-        ],
+        rows,
     })
 }
 
+struct Figures {
+    ours: Vec<f64>,
+    single: Vec<f64>,
+    copy: f64,
+}
+
+async fn measure(
+    pool: &PgPool,
+    store: &Postgres,
+    fresh: &[Message],
+    updates: &[Message],
+    position: &mut u64,
+) -> anyhow::Result<Figures> {
+    const EMPTY: &str = "TRUNCATE messages, message_versions";
+    sqlx::raw_sql(EMPTY).execute(pool).await?;
+    let (mut ours, mut single) = (Vec::new(), Vec::new());
+    for rows in [fresh, updates, fresh] {
+        ours.push(rate(ROWS, through_the_writer(store, rows, position).await?));
+    }
+    sqlx::raw_sql(EMPTY).execute(pool).await?;
+    for rows in [fresh, updates, fresh] {
+        single.push(rate(SINGLE, one_a_statement(pool, &rows[..SINGLE]).await?));
+    }
+    sqlx::raw_sql(EMPTY).execute(pool).await?;
+    let copy = rate(ROWS, raw_copy(pool, fresh).await?);
+    Ok(Figures { ours, single, copy })
+}
+
 async fn through_the_writer(store: &Postgres, rows: &[Message], position: &mut u64) -> anyhow::Result<Duration> {
+    let records: Vec<_> = rows
+        .chunks(BATCH)
+        .map(|part| {
+            let records = fated(part, *position);
+            *position += part.len() as u64;
+            records
+        })
+        .collect();
     let started = Instant::now();
-    for part in rows.chunks(BATCH) {
+    for part in &records {
         let from = store.progress().await?;
         let from: BTreeMap<TopicPartition, Progress> = from.into_iter().collect();
-        let batch = collapse(&fated(part, *position), &from);
+        let batch = collapse(part, &from);
         store.apply(&batch).await?;
-        *position += part.len() as u64;
     }
     Ok(started.elapsed())
 }

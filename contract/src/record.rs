@@ -38,6 +38,9 @@ pub enum Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejected {
     pub source: String,
+    /// The feed's generation when the item was served, where it is an item of the source.
+    #[serde(default)]
+    pub generation: Option<u32>,
     /// A short code, such as `malformed`; what dead letters are grouped by.
     pub reason: String,
     /// For people.
@@ -230,7 +233,8 @@ impl Record {
                 matching(&row, chat.expected_version().as_str())?;
                 plausible(&row, chat.latest_time(), appended_at)
             }
-            Self::Rejected(_) | Self::Marker(_) => Ok(()),
+            Self::Rejected(rejected) => rejected.check(),
+            Self::Marker(_) => Ok(()),
         }
     }
 }
@@ -290,7 +294,20 @@ fn cut(mut text: String, bytes: usize) -> String {
     text
 }
 
+/// Whether it is a letter's digest: 16 lower-case hex digits.
+pub fn is_digest(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 impl Rejected {
+    /// Whether the store can hold it.
+    fn check(&self) -> Result<(), Invalid> {
+        if !is_digest(&self.raw_digest) || self.reason.is_empty() || self.reason.len() > 64 {
+            return Err(Invalid::BadShape("a rejected item without a digest or a reason".into()));
+        }
+        nul_free([&self.reason, &self.detail, &self.raw].into_iter().map(String::as_str))
+    }
+
     /// Makes the record of an item that could not be understood.
     pub fn new(source: &str, reason: &str, detail: impl Into<String>, raw: &[u8]) -> Self {
         Self::known_as(raw, source, reason, detail, raw)
@@ -303,6 +320,7 @@ impl Rejected {
         let kept = String::from_utf8_lossy(&raw[..raw.len().min(MAX_RAW_BYTES)]).replace('\0', "\u{2400}");
         Self {
             source: source.to_owned(),
+            generation: None,
             reason: reason.to_owned(),
             // Parsers repeat what they could not read.
             detail: cut(detail.into(), MAX_DETAIL_BYTES),

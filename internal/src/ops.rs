@@ -175,9 +175,10 @@ impl Ops {
                 state.ends.pop_front();
             }
         }
-        if let Ok(Ok(progress)) = progress {
-            state.writer = state.behind(&progress, now);
-        }
+        state.writer = match progress {
+            Ok(Ok(progress)) => state.behind(&progress, now),
+            _ => None,
+        };
         if let Ok(Ok(letters)) = letters {
             state.letters = letters;
         }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use contract::{Record, Rejected, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::leader::Leader;
 use crate::stored::{Retry, Stored};
 use crate::to_log::ToLog;
 use crate::translate;
@@ -26,7 +25,7 @@ pub struct Retries {
 
 impl Retries {
     /// Looks for ever.
-    pub async fn run(&self, source: &str, leader: &Leader) {
+    pub async fn run(&self, source: &str) {
         let mut tried: HashMap<(String, i64), Instant> = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
@@ -36,7 +35,7 @@ impl Retries {
                 if tried.contains_key(&(retry.digest.clone(), retry.asked_at)) {
                     continue;
                 }
-                let record = again(source, leader.generation().unwrap_or(0), &retry, Timestamp::now());
+                let record = again(source, &retry, Timestamp::now());
                 match self.to_log.append_retry(&record, &retry.digest).await {
                     Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),
                     Err(error) => tracing::warn!(%error, digest = retry.digest, "not tried again yet"),
@@ -46,18 +45,19 @@ impl Retries {
     }
 }
 
-/// What the letter holds, read once more.
-fn again(source: &str, generation: u32, retry: &Retry, now: Timestamp) -> Record {
+/// What the letter holds, read once more: a record of ours as it is, an item of the source in its own generation, for
+/// in another one its version would be another.
+fn again(source: &str, retry: &Retry, now: Timestamp) -> Record {
     let unreadable = |why: &str| Record::Rejected(Rejected::new(source, "unreadable", why, retry.raw.as_bytes()));
-    if !retry.from_source {
-        return match Record::decode(retry.raw.as_bytes(), now) {
-            Ok(record @ (Record::Message(_) | Record::Chat(_))) => record,
-            Ok(_) => unreadable("neither a message nor a chat"),
-            Err(invalid) => unreadable(&invalid.to_string()),
-        };
+    match Record::decode(retry.raw.as_bytes(), now) {
+        Ok(record @ (Record::Message(_) | Record::Chat(_))) => return record,
+        Ok(_) => return unreadable("neither a message nor a chat"),
+        Err(invalid) if !retry.from_source => return unreadable(&invalid.to_string()),
+        Err(_) => {}
     }
-    match RawValue::from_string(retry.raw.clone()) {
-        Ok(item) => translate::from_anywhere(source, generation, &item, now),
-        Err(error) => unreadable(&error.to_string()),
+    match (RawValue::from_string(retry.raw.clone()), retry.generation) {
+        (Ok(item), Some(generation)) => translate::from_anywhere(source, generation, &item, now),
+        (Ok(_), None) => unreadable("it is not known in which generation of the feed it was served"),
+        (Err(error), _) => unreadable(&error.to_string()),
     }
 }

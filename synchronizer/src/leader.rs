@@ -94,9 +94,9 @@ impl Leader {
             Some(found) => (found.settled.or(found.cursor), found.generation, Some(found.reconcile)),
             None => (None, None, None),
         };
-        let agenda = Agenda::new(reconcile.clone().unwrap_or_default());
+        let agenda = Agenda::new(reconcile.clone().unwrap_or_default(), start.is_none());
         if reconcile.is_none() {
-            agenda.ask("no checkpoint", true);
+            agenda.ask_and_hold("no checkpoint");
         }
         let remembered = Remembered::new(start, Instant::now());
         let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, markers: 0 });
@@ -124,7 +124,7 @@ impl Leader {
             () = self.claim_regularly() => {}
             () = self.read_again_regularly() => {}
             () = reconcile.run() => {}
-            () = retries.run(&self.world.settings.source, self) => {}
+            () = retries.run(&self.world.settings.source) => {}
         }
         if let Err(error) = self.claim().await {
             tracing::warn!(%error, "no last claim; the next leader reads a little again");
@@ -148,7 +148,7 @@ impl Leader {
                 Outcome::CursorExpired(why) if cursor.is_some() => {
                     tracing::warn!(why, "the cursor has expired");
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
-                    self.agenda.ask("the cursor has expired", true);
+                    self.agenda.ask_and_hold("the cursor has expired");
                     self.place().remembered = Remembered::new(None, Instant::now());
                 }
                 other => {
@@ -169,7 +169,7 @@ impl Leader {
         }
         if self.place().remembered.cursor().is_none() {
             // What was listed before the feed was read from its beginning may have changed in between, and left it.
-            self.agenda.begin_anew("the feed is read from its beginning");
+            self.agenda.release("the feed is read from its beginning");
         }
         let (rows, more) = (page.items.len() as u64, page.more);
         let records = self.translate(&page);
@@ -264,11 +264,6 @@ impl Leader {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }
         self.world.to_log.claim(marker, generation, reconcile).await
-    }
-
-    /// The feed's generation, once it is known.
-    pub fn generation(&self) -> Option<u32> {
-        self.place().generation
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {

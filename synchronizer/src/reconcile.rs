@@ -14,16 +14,20 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::append::Appender;
-use crate::compare::{deletion, difference};
+use crate::compare::{deletion, difference, is_living};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
 use crate::stored::{Request, Stored, StoredError};
 use crate::to_log::ToLog;
 use crate::translate;
 
-/// How long a round waits for the copy to have what was appended before it. A writer that is further behind costs
-/// repeats, which change nothing.
-const WRITER: Duration = Duration::from_secs(30);
+/// How often it is looked whether the copy has what was appended before a round.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a page of a listing is asked for before its chat is left to the next round.
+const TRIES: u32 = 8;
+/// How long that next round waits.
+const INCOMPLETE: Duration = Duration::from_secs(10);
+/// How many rows the source does not have any more are read and appended at once.
+const DELETED_AT_ONCE: usize = 500;
 /// How often it is looked whether somebody asks for a round.
 const REQUESTS: Duration = Duration::from_secs(2);
 
@@ -40,6 +44,12 @@ pub struct Round {
     pub chats: u64,
     /// How many records it appended.
     pub appended: u64,
+    /// Whether there was another gap since it began: then another round follows.
+    #[serde(default)]
+    pub again: bool,
+    /// Whether some chat could not be compared: then it is no whole round, and another one follows.
+    #[serde(default)]
+    pub incomplete: bool,
 }
 
 /// A round that is done.
@@ -50,6 +60,9 @@ pub struct Finished {
     pub finished_at: Timestamp,
     pub chats: u64,
     pub appended: u64,
+    /// The newest request that it answers.
+    #[serde(default)]
+    pub request: i64,
 }
 
 /// What checkpoints carry of it.
@@ -57,92 +70,140 @@ pub struct Finished {
 pub struct State {
     pub round: Option<Round>,
     pub last: Option<Finished>,
-    /// The newest request that was taken up.
+    /// The last request that was taken up.
     pub request: i64,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: State,
+    /// Another number for every round that begins from its beginning.
+    number: u64,
+    /// Whether the round must wait until the feed is read from its beginning: see decision 3.
+    held: bool,
 }
 
 /// What the leader and the routine share.
 #[derive(Default)]
 pub struct Agenda {
-    state: Mutex<(State, u64)>,
+    shared: Mutex<Shared>,
     changed: Notify,
 }
 
 impl Agenda {
-    pub fn new(state: State) -> Self {
-        Self { state: Mutex::new((state, 0)), changed: Notify::new() }
+    /// With what the last leader left; `held` if the feed is still to be read from its beginning.
+    pub fn new(state: State, held: bool) -> Self {
+        let held = held && state.round.as_ref().is_some_and(|round| round.gap);
+        Self { shared: Mutex::new(Shared { state, number: 0, held }), changed: Notify::new() }
     }
 
-    /// Asks for a round from the beginning; one that is under way begins anew.
+    /// Asks for a round. A gap's round that is under way goes on, and another one follows it: a source whose cursors
+    /// expire again and again must not keep it from ever reaching its end.
     pub fn ask(&self, reason: &str, gap: bool) {
-        tracing::info!(reason, "reconcile");
-        let mut state = self.lock();
-        // A gap stays one until a round has ended that began after it.
-        let gap = gap || state.0.round.as_ref().is_some_and(|round| round.gap);
-        let asked_at = Timestamp::now();
-        let round = Round { reason: reason.into(), gap, asked_at, after: None, chats_done: 0, chats: 0, appended: 0 };
-        state.0.round = Some(round);
-        state.1 += 1;
-        drop(state);
+        tracing::info!(reason, gap, "reconcile");
+        let mut shared = self.lock();
+        match &mut shared.state.round {
+            Some(round) if round.gap => round.again |= gap,
+            _ => shared.begin(reason, gap),
+        }
+        drop(shared);
         self.changed.notify_one();
     }
 
-    /// The gap's round, from the beginning.
-    pub fn begin_anew(&self, reason: &str) {
-        let under_way = self.lock().0.round.clone().filter(|round| round.gap);
-        self.ask(under_way.as_ref().map_or(reason, |round| &round.reason), true);
+    /// Changes may be missing, and the feed is still to be read from its beginning: the round waits for that.
+    pub fn ask_and_hold(&self, reason: &str) {
+        let under_way = self.gap();
+        self.ask(reason, true);
+        if !under_way {
+            self.lock().held = true;
+        }
+    }
+
+    /// The feed is read from its beginning now. What was listed before may have changed in between, and left it.
+    pub fn release(&self, reason: &str) {
+        let was_held = std::mem::take(&mut self.lock().held);
+        if was_held {
+            self.changed.notify_one();
+        } else {
+            self.ask(reason, true);
+        }
     }
 
     fn take_up(&self, request: &Request) {
-        if request.id > self.lock().0.request {
-            self.ask(&request.reason, false);
-            self.lock().0.request = request.id;
+        if request.id != self.lock().state.request {
+            self.ask(&request.reason, request.gap);
+            self.lock().state.request = request.id;
         }
     }
 
     /// What a checkpoint should carry.
     pub fn state(&self) -> State {
-        self.lock().0.clone()
+        self.lock().state.clone()
     }
 
     /// Whether changes may be missing.
     pub fn gap(&self) -> bool {
-        self.lock().0.round.as_ref().is_some_and(|round| round.gap)
+        self.lock().state.round.as_ref().is_some_and(|round| round.gap)
     }
 
     fn round(&self) -> (Option<Round>, u64) {
-        let state = self.lock();
-        (state.0.round.clone(), state.1)
+        let shared = self.lock();
+        (shared.state.round.clone().filter(|_| !shared.held), shared.number)
     }
 
-    /// Notes how far the round is; false if another one was asked for meanwhile.
+    /// Notes how far the round is; false if another one was begun meanwhile.
     fn note(&self, round: &Round, number: u64) -> bool {
-        let mut state = self.lock();
-        if state.1 != number {
+        let mut shared = self.lock();
+        if shared.number != number {
             return false;
         }
-        state.0.round = Some(round.clone());
+        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
+        shared.state.round = Some(Round { again, ..round.clone() });
         metrics::gauge!("chat_sync_reconcile_chats_done").set(round.chats_done as f64);
         metrics::gauge!("chat_sync_reconcile_chats").set(round.chats as f64);
         true
     }
 
-    fn finish(&self, round: &Round, number: u64) {
-        let mut state = self.lock();
-        if state.1 != number {
-            return;
+    /// The round has come to its end; whether it was a whole one.
+    fn finish(&self, round: &Round, number: u64) -> bool {
+        let mut shared = self.lock();
+        if shared.number != number {
+            return false;
+        }
+        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
+        if round.incomplete || again {
+            shared.begin(&round.reason, round.gap || again);
+            return false;
         }
         let Round { reason, asked_at, chats, appended, .. } = round.clone();
-        let finished_at = Timestamp::now();
+        let (finished_at, request) = (Timestamp::now(), shared.state.request);
         tracing::info!(reason, chats, appended, "reconciled");
-        state.0.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended });
-        state.0.round = None;
+        shared.state.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended, request });
+        shared.state.round = None;
         metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
         metrics::gauge!("chat_sync_verified_through").set(asked_at.micros() as f64 / 1e6);
+        true
     }
 
-    fn lock(&self) -> MutexGuard<'_, (State, u64)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn begin(&mut self, reason: &str, gap: bool) {
+        self.number += 1;
+        self.state.round = Some(Round {
+            reason: reason.into(),
+            gap,
+            asked_at: Timestamp::now(),
+            after: None,
+            chats_done: 0,
+            chats: 0,
+            appended: 0,
+            again: false,
+            incomplete: false,
+        });
     }
 }
 
@@ -194,28 +255,38 @@ impl Reconcile {
     }
 
     async fn round(&self, mut round: Round, number: u64) {
-        let pass = Pass {
-            source: if round.reason == SLOW { &self.slow_source } else { &self.source },
-            since: self.everything_stored().await,
-        };
-        let chats = self.chats(&pass, &mut round).await;
+        let Some(since) = self.everything_stored(number).await else { return };
+        let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
+        let pass = Pass { source, since, number };
+        let Some(chats) = self.chats(&pass, &mut round).await else { return };
         round.chats = chats.len() as u64;
         let after = round.after.clone();
         let rest = chats.into_iter().filter(|chat| after.as_ref().is_none_or(|after| chat > after));
+        let mut looked = Instant::now();
         for chat in rest {
-            round.appended += self.chat(&pass, &chat).await;
+            match self.chat(&pass, &chat).await {
+                Some(appended) => round.appended += appended,
+                None => round.incomplete = true,
+            }
             round.chats_done += 1;
             round.after = Some(chat);
+            if looked.elapsed() > REQUESTS {
+                self.look_for_requests().await;
+                looked = Instant::now();
+            }
             if !self.agenda.note(&round, number) {
                 return;
             }
         }
-        self.agenda.finish(&round, number);
+        if !self.agenda.finish(&round, number) && round.incomplete {
+            tracing::warn!(reason = round.reason, "some chats could not be compared; another round follows");
+            tokio::time::sleep(INCOMPLETE).await;
+        }
     }
 
     /// Waits until the copy has what stands in the log now; gives the moment after which records may still be under
-    /// way to it.
-    async fn everything_stored(&self) -> Instant {
+    /// way to it. `None` if another round was begun meanwhile.
+    async fn everything_stored(&self, number: u64) -> Option<Instant> {
         let since = Instant::now();
         let ends = loop {
             match self.to_log.ends().await {
@@ -226,55 +297,81 @@ impl Reconcile {
                 }
             }
         };
-        while since.elapsed() < WRITER {
+        loop {
             let applied = self.patiently(|| self.stored.progress()).await;
             if ends.iter().all(|(at, end)| *end == 0 || applied.get(at).is_some_and(|applied| applied >= end)) {
-                break;
+                return Some(since);
             }
+            self.check.ready("waiting until the writer has stored what was appended");
             tokio::time::sleep(LOOK).await;
+            if self.agenda.round().1 != number {
+                return None;
+            }
         }
-        since
     }
 
-    /// Compares the chats themselves; gives the living ones' ids, in order.
-    async fn chats(&self, pass: &Pass<'_>, round: &mut Round) -> Vec<String> {
+    /// Compares the chats themselves; gives the living ones' ids, in order. `None` if another round was begun.
+    async fn chats(&self, pass: &Pass<'_>, round: &mut Round) -> Option<Vec<String>> {
         let mut stored = self.patiently(|| self.stored.chats()).await;
-        let (mut at, mut differing, mut living) = (Some(ListAt::Chats), Vec::new(), Vec::new());
-        while let Some(place) = at {
-            let Some(page) = self.page(pass, &place).await else { break };
-            for record in self.translated(&page, false) {
-                let Record::Chat(chat) = record else {
-                    differing.push(record);
-                    continue;
-                };
-                if !chat.stamp.deleted {
-                    living.push(chat.id.clone());
-                }
-                let known = stored.remove(&chat.id);
-                differing.extend(difference(Row::Chat(chat), known.as_ref().map(|known| &known.version)));
+        let served = self.all_chats(pass).await?;
+        let (mut differing, mut living) = (Vec::new(), Vec::new());
+        for (id, record) in &served {
+            let Record::Chat(chat) = record else {
+                // It is there all the same, and what is in it can be compared.
+                differing.push(record.clone());
+                living.extend(id.clone());
+                continue;
+            };
+            if !chat.stamp.deleted {
+                living.push(chat.id.clone());
             }
-            // One that cannot be understood is there all the same.
-            page.items.iter().filter_map(|item| translate::id(item)).for_each(|id| drop(stored.remove(&id)));
-            at = page.next;
+            let known = stored.get(&chat.id).map(|known| &known.version);
+            differing.extend(difference(Row::Chat(chat.clone()), known));
+        }
+        let absent = |served: &[(Option<String>, Record)], chat: &str| {
+            served.iter().all(|(id, _)| id.as_deref().is_some_and(|id| id != chat))
+        };
+        stored.retain(|id, chat| !chat.stamp.deleted && absent(&served, id));
+        if !stored.is_empty() {
+            // Deleting is asked for twice: one answer that was wrong must not empty the copy.
+            let again = self.all_chats(pass).await?;
+            stored.retain(|id, _| absent(&again, id));
         }
         differing.extend(stored.into_values().filter_map(|chat| deletion(Row::Chat(chat))));
         round.appended += self.append(pass, differing).await;
         living.sort();
-        living
+        Some(living)
     }
 
-    /// Compares a chat's messages; gives how many records that took.
-    async fn chat(&self, pass: &Pass<'_>, chat: &str) -> u64 {
-        // Before the source is asked: see `compare`.
+    /// Every chat that the source lists, with its id as far as that can be read.
+    async fn all_chats(&self, pass: &Pass<'_>) -> Option<Vec<(Option<String>, Record)>> {
+        let (mut rows, mut at) = (Vec::new(), Some(ListAt::Chats));
+        while let Some(place) = at {
+            // There is no going on without it.
+            let page = loop {
+                match self.page(pass, &place).await {
+                    Paged::Page(page) => break page,
+                    Paged::Superseded => return None,
+                    Paged::Not => {}
+                }
+            };
+            let ids = page.items.iter().map(|item| translate::id(item));
+            rows.extend(ids.zip(self.translated(&page, false)));
+            at = page.next;
+        }
+        Some(rows)
+    }
+
+    /// Compares a chat's messages; gives how many records that took, `None` if it could not be compared.
+    async fn chat(&self, pass: &Pass<'_>, chat: &str) -> Option<u64> {
+        // Before the source is asked: see decision 4.
         let stored = self.patiently(|| self.stored.versions(chat)).await;
-        let mut served = HashSet::new();
-        let mut appended = 0;
+        let (mut served, mut appended) = (Served::default(), 0);
         let mut at = Some(ListAt::messages(chat));
         while let Some(place) = at {
-            // It vanished between the list of chats and now: the next round sees it.
-            let Some(page) = self.page(pass, &place).await else { return appended };
+            let Paged::Page(page) = self.page(pass, &place).await else { return None };
             metrics::counter!("chat_sync_rows_compared_total").increment(page.items.len() as u64);
-            served.extend(page.items.iter().filter_map(|item| translate::id(item)));
+            served.add(&page);
             let differing = self.translated(&page, true).into_iter().filter_map(|record| match record {
                 Record::Message(message) => {
                     let known = stored.get(&message.id);
@@ -286,31 +383,34 @@ impl Reconcile {
             at = page.next;
         }
         let mut absent: Vec<String> = stored
-            .into_iter()
-            .filter(|(id, version)| !served.contains(id) && version.fields().is_ok_and(|fields| !fields.deleted))
-            .map(|(id, _)| id)
+            .iter()
+            .filter(|(id, version)| served.lack(id) && is_living(version))
+            .map(|(id, _)| id.clone())
             .collect();
         if !absent.is_empty() {
-            absent = self.still_absent(pass, chat, absent).await;
-            let rows = self.patiently(|| self.stored.messages(chat, &absent)).await;
-            appended +=
-                self.append(pass, rows.into_iter().filter_map(|row| deletion(Row::Message(row))).collect()).await;
+            let again = self.listed(pass, chat).await?;
+            absent.retain(|id| again.lack(id));
         }
-        appended
+        for part in absent.chunks(DELETED_AT_ONCE) {
+            let rows = self.patiently(|| self.stored.messages(chat, part)).await;
+            // One that has changed since the listing is not what the source lacked.
+            let unchanged = rows.into_iter().filter(|row| stored.get(&row.id) == Some(&row.version));
+            let deletions = unchanged.filter_map(|row| deletion(Row::Message(row)));
+            appended += self.append(pass, deletions.collect()).await;
+        }
+        Some(appended)
     }
 
-    /// Deleting is asked for twice: one page that was served wrongly must not empty a chat.
-    async fn still_absent(&self, pass: &Pass<'_>, chat: &str, absent: Vec<String>) -> Vec<String> {
-        let mut absent: HashSet<String> = absent.into_iter().collect();
-        let mut at = Some(ListAt::messages(chat));
+    /// What the source lists of a chat. Deleting is asked for twice: one page that was served wrongly must not empty
+    /// a chat.
+    async fn listed(&self, pass: &Pass<'_>, chat: &str) -> Option<Served> {
+        let (mut served, mut at) = (Served::default(), Some(ListAt::messages(chat)));
         while let Some(place) = at {
-            let Some(page) = self.page(pass, &place).await else { return Vec::new() };
-            for id in page.items.iter().filter_map(|item| translate::id(item)) {
-                absent.remove(&id);
-            }
+            let Paged::Page(page) = self.page(pass, &place).await else { return None };
+            served.add(&page);
             at = page.next;
         }
-        absent.into_iter().collect()
+        Some(served)
     }
 
     /// Appends what is not under way already, nor a dead letter.
@@ -331,21 +431,25 @@ impl Reconcile {
         translate::listing(&self.source_name, page, kind, Timestamp::now())
     }
 
-    /// The page, as soon as it can be had; `None` if it is gone.
-    async fn page(&self, pass: &Pass<'_>, at: &ListAt) -> Option<Listing> {
-        let mut waits = waits();
+    /// The page, if it can be had with some patience; a source that says how long to wait is waited for.
+    async fn page(&self, pass: &Pass<'_>, at: &ListAt) -> Paged {
+        let (mut waits, mut tries) = (waits(), 0);
         loop {
-            match pass.source.list(at).await {
-                Outcome::Answered(page) => return Some(page),
-                Outcome::Gone(why) => {
-                    tracing::warn!(why, "cannot be listed; passing on");
-                    return None;
-                }
-                other => {
-                    let (why, wait) = other.reason_and_wait(&mut waits);
-                    self.check.ready(format!("waiting for the source: {why}"));
-                    tokio::time::sleep(wait).await;
-                }
+            let outcome = pass.source.list(at).await;
+            match outcome {
+                Outcome::Answered(page) => return Paged::Page(page),
+                Outcome::RateLimited { .. } => {}
+                _ => tries += 1,
+            }
+            let (why, wait) = outcome.reason_and_wait(&mut waits);
+            self.check.ready(format!("waiting for the source: {why}"));
+            tokio::time::sleep(wait).await;
+            if self.agenda.round().1 != pass.number {
+                return Paged::Superseded;
+            }
+            if tries >= TRIES || matches!(outcome, Outcome::Gone(_)) {
+                tracing::warn!(why, "a page of the source's listing cannot be had");
+                return Paged::Not;
             }
         }
     }
@@ -368,11 +472,44 @@ impl Reconcile {
     }
 }
 
+/// What came of asking for a page of a listing.
+enum Paged {
+    Page(Listing),
+    /// It is not there, or not for now.
+    Not,
+    /// Another round was begun meanwhile.
+    Superseded,
+}
+
 /// What one round works with.
 struct Pass<'a> {
     source: &'a Arc<dyn Source>,
     /// What was appended after this moment may not be stored yet, and is no difference.
     since: Instant,
+    number: u64,
+}
+
+/// Which messages the source listed.
+#[derive(Default)]
+struct Served {
+    ids: HashSet<String>,
+    /// Whether some item's id could not be read: it may be any of those that seem to be missing.
+    unreadable: bool,
+}
+
+impl Served {
+    fn add(&mut self, page: &Listing) {
+        for item in &page.items {
+            match translate::id(item) {
+                Some(id) => drop(self.ids.replace(id)),
+                None => self.unreadable = true,
+            }
+        }
+    }
+
+    fn lack(&self, id: &str) -> bool {
+        !self.unreadable && !self.ids.contains(id)
+    }
 }
 
 /// The reason of rounds that nobody asked for.

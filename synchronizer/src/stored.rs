@@ -25,13 +25,18 @@ pub struct Retry {
     pub asked_at: i64,
     /// Whether `raw` is an item of the source; else it is a record of the log.
     pub from_source: bool,
+    /// Of the feed, when the source served it.
+    pub generation: Option<u32>,
     pub raw: String,
 }
 
-/// A reconcile that somebody asked for; ids count up.
+/// A reconcile that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// Random: a store that went back in time must not give one twice.
     pub id: i64,
+    /// Whether changes may be missing until it is done.
+    pub gap: bool,
     pub reason: String,
 }
 

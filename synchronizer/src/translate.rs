@@ -56,8 +56,8 @@ pub fn from_feed(source: &str, generation: u32, item: &RawValue, now: Timestamp)
     match serde_json::from_str::<Type>(item.get()) {
         Ok(Type { r#type }) if r#type == "chat" => from_listing(source, generation, Kind::Chat, item, now),
         Ok(Type { r#type }) if r#type == "message" => from_listing(source, generation, Kind::Message, item, now),
-        Ok(Type { r#type }) => reject(source, "unknown_type", format!("type {:?}", r#type), item),
-        Err(error) => reject(source, "malformed", error.to_string(), item),
+        Ok(Type { r#type }) => reject(source, generation, "unknown_type", format!("type {:?}", r#type), item),
+        Err(error) => reject(source, generation, "malformed", error.to_string(), item),
     }
 }
 
@@ -84,18 +84,18 @@ pub fn from_listing(source: &str, generation: u32, kind: Kind, item: &RawValue, 
     };
     let record = match record {
         Ok(record) => record,
-        Err(error) => return reject(source, "malformed", error.to_string(), item),
+        Err(error) => return reject(source, generation, "malformed", error.to_string(), item),
     };
     if record.key().is_some_and(|key| key.is_empty() || key.starts_with('/') || key.ends_with('/')) {
-        return reject(source, "malformed", "an empty id".into(), item);
+        return reject(source, generation, "malformed", "an empty id".into(), item);
     }
     if let Err(invalid) = record.check(now) {
-        return reject(source, invalid.reason(), invalid.to_string(), item);
+        return reject(source, generation, invalid.reason(), invalid.to_string(), item);
     }
     // Escapes make JSON longer than its texts, so only the encoded length decides.
     let length = record.encode().len();
     if length > MAX_RECORD_BYTES {
-        return reject(source, "too_large", format!("{length} bytes"), item);
+        return reject(source, generation, "too_large", format!("{length} bytes"), item);
     }
     record
 }
@@ -114,9 +114,10 @@ pub fn id(item: &RawValue) -> Option<String> {
     serde_json::from_str::<Id>(item.get()).ok().map(|item| item.id)
 }
 
-fn reject(source: &str, reason: &str, detail: String, item: &RawValue) -> Record {
+fn reject(source: &str, generation: u32, reason: &str, detail: String, item: &RawValue) -> Record {
     let canonical = canonical(item).unwrap_or_else(|| item.get().to_owned());
-    Record::Rejected(Rejected::known_as(canonical.as_bytes(), source, reason, detail, item.get().as_bytes()))
+    let rejected = Rejected::known_as(canonical.as_bytes(), source, reason, detail, item.get().as_bytes());
+    Record::Rejected(Rejected { generation: Some(generation), ..rejected })
 }
 
 /// A row is one item whether the feed brings it or a listing: without its type, its fields in order.

@@ -128,6 +128,8 @@ impl Verify {
                         let how = How::NotUnderstood;
                         let explained = !self.explained(std::slice::from_ref(record)).await?.is_empty();
                         let difference = Difference { message: None, how, source: None, copy: None };
+                        // It is there all the same, and what is in it is compared.
+                        living.extend(id.clone().map(|id| (id, None)));
                         if !explained {
                             note(&mut report, id.as_deref().unwrap_or("a chat without an id"), difference);
                         }
@@ -152,9 +154,12 @@ impl Verify {
         let (id, title) = chat;
         let until = Instant::now() + self.lag;
         loop {
-            let compared = self.chat(id).await?;
-            if compared.differences.is_empty() || Instant::now() >= until {
-                return Ok((id.clone(), Compared { title: title.clone(), ..compared }));
+            match self.chat(id).await {
+                Ok(compared) if compared.differences.is_empty() || Instant::now() >= until => {
+                    return Ok((id.clone(), Compared { title: title.clone(), ..compared }));
+                }
+                Err(error) if Instant::now() >= until => return Err(error.context(format!("chat {id}"))),
+                Ok(_) | Err(_) => {}
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -229,7 +234,7 @@ impl Verify {
     async fn pages(&self, from: ListAt, kind: Kind) -> anyhow::Result<Vec<(Option<String>, Record)>> {
         let (mut rows, mut at) = (Vec::new(), Some(from));
         while let Some(place) = at {
-            let Some(page) = self.page(&place).await? else { break };
+            let Some(page) = self.page(&place).await? else { anyhow::bail!("the source does not have what it listed") };
             let ids = page.items.iter().map(|item| translate::id(item));
             rows.extend(ids.zip(translate::listing(&self.source_name, &page, kind, Timestamp::now())));
             at = page.next;
@@ -244,7 +249,7 @@ impl Verify {
             let outcome = self.source.list(at).await;
             match outcome {
                 Outcome::Answered(page) => return Ok(Some(page)),
-                Outcome::Gone(_) => return Ok(None),
+                Outcome::Gone(_) if *at != ListAt::Chats => return Ok(None),
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
                     anyhow::ensure!(Instant::now() + wait < until, "the source does not answer: {why}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use contract::record::RETRY_HEADER;
+use contract::record::{RETRY_HEADER, is_digest};
 use contract::{Chat, Marker, Message, Record, Row, RowKey, Timestamp};
 use platform::event_log::{LogRecord, TopicPartition};
 use xxhash_rust::xxh3::xxh3_64;
@@ -50,6 +50,8 @@ pub struct DeadLetter {
     pub digest: String,
     /// Whether `raw` is an item of the source; else it is a record of the log.
     pub from_source: bool,
+    /// Of the feed, when the source served it.
+    pub generation: Option<u32>,
     pub reason: String,
     pub detail: String,
     pub at: TopicPartition,
@@ -83,6 +85,7 @@ pub fn fate(record: &LogRecord) -> Fate {
         Ok(Record::Rejected(rejected)) => Fate::DeadLetter(DeadLetter {
             digest: rejected.raw_digest,
             from_source: true,
+            generation: rejected.generation,
             reason: rejected.reason,
             detail: rejected.detail,
             at: record.at.clone(),
@@ -101,6 +104,7 @@ pub fn dead_letter(record: &LogRecord, reason: &str, detail: String) -> DeadLett
     DeadLetter {
         digest: format!("{:016x}", xxh3_64(&record.value)),
         from_source: false,
+        generation: None,
         reason: reason.to_owned(),
         detail: storable(&detail),
         at: record.at.clone(),
@@ -127,7 +131,12 @@ fn appended_at(record: &LogRecord) -> Timestamp {
 
 /// The dead letter that this record is another try of.
 fn retried_letter(record: &LogRecord) -> Option<&str> {
-    record.headers.iter().find(|(name, _)| name == RETRY_HEADER).map(|(_, digest)| digest.as_str())
+    record
+        .headers
+        .iter()
+        .find(|(name, _)| name == RETRY_HEADER)
+        .map(|(_, digest)| digest.as_str())
+        .filter(|digest| is_digest(digest))
 }
 
 /// The fingerprint of a record.

@@ -103,7 +103,13 @@ impl FromLog {
             let progress = stored.get(&at).copied();
             let next = match progress {
                 Some(progress) => progress.next_offset,
-                None => self.log_start(&at).await,
+                None => {
+                    let start = self.log_start(&at).await;
+                    if start > 0 {
+                        self.ask_reconcile("the store is new, and the log does not reach back to its beginning").await;
+                    }
+                    start
+                }
             };
             let unverified = progress.filter(|progress| progress.next_offset > 0).map(|progress| progress.last);
             // One before, to see whether the log still is the one that was applied.
@@ -124,10 +130,9 @@ impl FromLog {
             );
             metrics::counter!("chat_sync_log_replaced_total").increment(1);
             // What stood between may never have been applied.
-            if let Err(error) = self.store.ask_reconcile("the log was replaced, or cut by its retention").await {
-                tracing::error!(%error, "no reconcile was asked for; ask for one with `chat-sync reconcile`");
-            }
+            self.ask_reconcile("the log was replaced, or cut by its retention").await;
         }
+        let Some(partition) = self.partitions.get_mut(&at) else { return Ok(()) };
         partition.next = start;
         partition.unverified = None;
         reader.start(vec![(at, start)]).await
@@ -253,6 +258,14 @@ impl FromLog {
                 Ok(progress) => return progress,
                 Err(error) => self.wait_for_store(&error, &mut waits).await,
             }
+        }
+    }
+
+    /// Asks for it as long as it takes: nothing else would bring what is missing.
+    async fn ask_reconcile(&self, reason: &str) {
+        let mut waits = retry::reconnecting();
+        while let Err(error) = self.store.ask_reconcile(reason, true).await {
+            self.wait_for_store(&error, &mut waits).await;
         }
     }
 

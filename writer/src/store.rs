@@ -47,8 +47,9 @@ pub trait Store: Send + Sync {
     /// How far each partition of these topics is applied; those without progress are absent.
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError>;
 
-    /// Asks the synchronizers to compare the copy with the source; gives the request's number.
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError>;
+    /// Asks the synchronizers to compare the copy with the source; gives the request's number. With `gap`, changes
+    /// may be missing until that is done.
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError>;
 
     /// Stores rows, versions, dead letters and progress in ONE transaction, or nothing.
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError>;

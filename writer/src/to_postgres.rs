@@ -37,9 +37,15 @@ impl Store for Postgres {
         Ok(rows.into_iter().map(progress_from).collect())
     }
 
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
-        let asked = sqlx::query_scalar("INSERT INTO reconcile_requests (reason) VALUES ($1) RETURNING id");
-        Ok(asked.bind(reason).fetch_one(&self.pool).await?)
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
+        let id = rand::random::<i64>();
+        sqlx::query("INSERT INTO reconcile_requests (id, reason, gap) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(reason)
+            .bind(gap)
+            .execute(&self.pool)
+            .await?;
+        Ok(id)
     }
 
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -178,6 +184,7 @@ async fn insert_dead_letters(tx: &mut PgTransaction<'_>, letters: &[DeadLetter])
         .bind(column(letters, |letter| letter.raw.as_str()))
         .bind(column(letters, |letter| offset(letter.raw_length)))
         .bind(column(letters, |letter| letter.from_source))
+        .bind(column(letters, |letter| letter.generation.map(i64::from)))
         .execute(&mut **tx)
         .await?;
     Ok(())

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let to_log = ToLog::open(&world.settings, world.log.clone()).await?;
-    let request = world.store.ask_reconcile(&args.reason).await?;
+    let request = world.store.ask_reconcile(&args.reason, false).await?;
     println!("asked for (request {request}); the leading synchronizer takes it up");
     if args.no_wait {
         return Ok(ExitCode::SUCCESS);
@@ -37,7 +37,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         tokio::time::sleep(LOOK).await;
         let checkpoint = to_log.checkpoint().await?;
         let State { round, last, request: taken } = checkpoint.map(|found| found.reconcile).unwrap_or_default();
-        if taken < request {
+        if taken != request {
             if asked.elapsed() > PATIENCE {
                 bail!("nobody has taken it up within {PATIENCE:?}; does a synchronizer lead? See its /readyz");
             }
@@ -48,13 +48,13 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
                 bar.set_length(round.chats);
                 bar.set_position(round.chats_done);
             }
-            (None, Some(last)) => {
+            (None, Some(last)) if last.request == request => {
                 bar.finish_and_clear();
                 let took = last.finished_at.since(last.began_at).as_secs_f64();
                 println!("compared {} chats in {took:.1} s, appended {} records", last.chats, last.appended);
                 return Ok(ExitCode::SUCCESS);
             }
-            (None, None) => {}
+            (None, _) => {}
         }
     }
 }

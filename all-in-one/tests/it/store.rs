@@ -27,8 +27,8 @@ impl Store for Subject {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
         self.0.store.progress().await
     }
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
-        self.0.store.ask_reconcile(reason).await
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
+        self.0.store.ask_reconcile(reason, gap).await
     }
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         self.0.store.apply(batch).await

@@ -316,9 +316,8 @@ fn classify(error: &KafkaError) -> LogError {
 fn refused_or_away(code: RDKafkaErrorCode, message: String) -> LogError {
     use RDKafkaErrorCode as Code;
     match code {
-        Code::MessageSizeTooLarge | Code::InvalidTopic | Code::TopicAuthorizationFailed | Code::PolicyViolation => {
-            LogError::Refused(message)
-        }
+        // For what the record is. A missing right or a policy is the cluster's affair, and may be mended there.
+        Code::MessageSizeTooLarge => LogError::Refused(message),
         _ => LogError::Unavailable(message),
     }
 }

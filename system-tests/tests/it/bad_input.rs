@@ -34,7 +34,18 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
         ("bad_shape", b"{\"kind\":\"message\",\"id\":[]}".to_vec()),
         ("too_large", vec![b' '; 5 << 20]),
         ("version_mismatch", row.to_string().into_bytes()),
+        ("nul_character", rejected("0123456789abcdef", "a\0b")),
+        ("bad_shape", rejected(&"long".repeat(1000), "x")),
     ]
+}
+
+/// A rejected item as nobody should write it.
+fn rejected(digest: &str, raw: &str) -> Vec<u8> {
+    let record = json!({
+        "kind": "rejected", "source": "external", "generation": 1, "reason": "malformed", "detail": "", "raw": raw,
+        "raw_length": 3, "raw_digest": digest
+    });
+    record.to_string().into_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use system_tests::pipeline::{Options, Pipeline};
 use system_tests::vendor::Vendor;
 
 /// Requests a second.
-const BUDGET: u32 = 25;
+const BUDGET: u32 = 6;
 
 struct Trial {
     pipeline: Pipeline,

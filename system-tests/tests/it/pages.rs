@@ -260,7 +260,10 @@ async fn a_hundred_thousand_messages_scroll_without_a_jump_in_little_memory() {
     fill(&mut pipeline, &chat, COUNT).await;
     // The feed does not have them; a comparison with the source does.
     let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
-    sqlx::query("INSERT INTO reconcile_requests (reason) VALUES ('the test')").execute(&pool).await.unwrap();
+    sqlx::query("INSERT INTO reconcile_requests (id, reason, gap) VALUES (1, 'the test', false)")
+        .execute(&pool)
+        .await
+        .unwrap();
     let stored = async || sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap();
     for part in 1..=10 {
         eventually!(stored().await >= COUNT / 10 * part, "{part} of 10 parts are in the copy");

@@ -266,8 +266,8 @@ impl Store for Picky {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
         self.0.progress().await
     }
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
-        self.0.ask_reconcile(reason).await
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
+        self.0.ask_reconcile(reason, gap).await
     }
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         match batch.messages.iter().any(|message| message.id == "m7") {

@@ -35,8 +35,8 @@ impl Store for Subject {
         self.store.progress().await
     }
 
-    async fn ask_reconcile(&self, reason: &str) -> Result<i64, StoreError> {
-        self.store.ask_reconcile(reason).await
+    async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
+        self.store.ask_reconcile(reason, gap).await
     }
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         self.store.apply(batch).await

@@ -77,7 +77,7 @@ function drawMessage(message) {
     const parent = messages.get(message.parent_id);
     item.append(element("span", { className: "parent", textContent: parent ? `↪ ${parent.author}: ${parent.text ?? "deleted"}` : "↪ an earlier message" }));
   }
-  item.append(element("div", { className: "text", textContent: message.deleted ? "deleted" : message.text }));
+  item.append(element("div", { className: "text", dir: "auto", textContent: message.deleted ? "deleted" : message.text }));
   return item;
 }
 

@@ -35,8 +35,9 @@ function row([fault, name, defaults, unit]) {
   });
   on.onchange = () => apply(fault);
   for (const [, input] of fields) input.onchange = () => on.checked && apply(fault);
-  rows.set(fault, { on, fields });
-  return element("li", {}, element("label", { className: "fault" }, on, " ", name),
+  const left = element("span", { className: "faint" });
+  rows.set(fault, { on, fields, left });
+  return element("li", {}, element("label", { className: "fault" }, on, " ", name, left),
     element("span", { className: "fields" }, ...fields.map(([, , label]) => label)));
 }
 
@@ -58,12 +59,11 @@ function show(switches) {
   const count = Object.keys(switches).length;
   byId("misbehave").textContent = count ? `Misbehaves (${count})` : "Misbehave";
   byId("misbehave").classList.toggle("on", count > 0);
-  for (const [fault, { on, fields }] of rows) {
+  // The fields say what the next switch will do; what is left of one that is on stands beside it.
+  for (const [fault, { on, left }] of rows) {
     on.checked = fault in switches;
-    for (const [field, input] of fields) {
-      const left = switches[fault]?.[field];
-      if (left !== undefined && document.activeElement !== input) input.value = left;
-    }
+    const { seconds, times } = switches[fault] ?? {};
+    left.textContent = seconds !== undefined ? ` ${Math.ceil(seconds)} s left` : times !== undefined ? ` ${times} left` : "";
   }
 }
 

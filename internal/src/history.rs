@@ -57,6 +57,9 @@ pub type HitRow = (String, String, Option<String>, i64, String);
 /// Private-use characters that no text is expected to hold; those that do lose nothing but a mark.
 pub const MARKS: [char; 2] = ['\u{e000}', '\u{e001}'];
 
+/// How much of a piece is shown, in characters.
+const MAX_PIECE: usize = 200;
+
 /// The words of a query: letters and digits, in lower case, 16 at most.
 pub fn words(query: &str) -> Vec<String> {
     let words = query.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -100,11 +103,19 @@ fn pieces(snippet: &str) -> Vec<Piece> {
         };
         for (text, hit) in [(hit, true), (rest, false)] {
             if !text.is_empty() {
-                pieces.push(Piece { text: text.to_owned(), hit });
+                pieces.push(Piece { text: cut(text), hit });
             }
         }
     }
     pieces
+}
+
+/// A snippet has some words, but a word may be as long as a text.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_PIECE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +136,7 @@ mod tests {
             marked("the \u{e000}invoice\u{e001} of \u{e000}May\u{e001}"),
             [("the ".into(), false), ("invoice".into(), true), (" of ".into(), false), ("May".into(), true)]
         );
+        assert_eq!(marked(&"x".repeat(1000))[0].0.chars().count(), MAX_PIECE + 1);
         assert_eq!(marked("a stray \u{e000} mark"), [("a stray ".to_owned(), false), (" mark".to_owned(), false)]);
     }
 

@@ -22,7 +22,7 @@ export function draw(all, current) {
   const stop = shown.some((chat) => chat.id === open) ? open : shown[0]?.id;
   list.replaceChildren(...shown.map((chat) => {
     const link = element("a", { href: address(chat.id), tabIndex: chat.id === stop ? 0 : -1 },
-      element("span", { textContent: title(chat) }));
+      element("span", { textContent: title(chat), dir: "auto" }));
     if (chat.id === open) link.setAttribute("aria-current", "page");
     return element("li", {}, link);
   }));

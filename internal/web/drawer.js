@@ -52,7 +52,7 @@ export async function showVersions(message, from) {
 function drawVersion(version, earlier) {
   const when = version.changed_at;
   const title = version.deleted ? "deleted" : earlier ? "edited" : "written";
-  const text = element("div", { className: "text" });
+  const text = element("div", { className: "text", dir: "auto" });
   if (version.deleted) text.textContent = "—";
   else if (!earlier || earlier.deleted) text.textContent = version.text ?? "";
   else {

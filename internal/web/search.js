@@ -52,7 +52,7 @@ async function find(query, title) {
 }
 
 function draw(hit, title) {
-  const text = element("span", { className: "snippet" });
+  const text = element("span", { className: "snippet", dir: "auto" });
   for (const { text: piece, hit: marked } of hit.snippet) text.append(marked ? element("mark", { textContent: piece }) : piece);
   const head = element("span", { className: "head" },
     element("b", { textContent: hit.author ?? "somebody" }), ` in ${title(hit.chat_id)}, `,

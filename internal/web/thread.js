@@ -45,6 +45,8 @@ export class Thread {
     if (!this.started) this.start();
     else if (follows) this.toEnd();
     this.drawNews();
+    // What does not fill the page cannot be scrolled: older messages would never be asked for.
+    if (this.list.scrollHeight <= this.list.clientHeight + 1) this.up();
   }
 
   note(changed, follows) {
@@ -157,7 +159,7 @@ export class Thread {
       const words = parent ? `${parent.author ?? "somebody"}: ${parent.deleted ? "deleted" : parent.text}` : "an earlier message";
       parts.push(element("a", { className: "parent", href: address(message.chat_id, message.parent_id), textContent: `↪ ${words}` }));
     }
-    const text = element("div", { className: "text", textContent: deleted ? "This message was deleted." : message.text ?? "" });
+    const text = element("div", { className: "text", dir: "auto", textContent: deleted ? "This message was deleted." : message.text ?? "" });
     if (!deleted && !message.text) Object.assign(text, { className: "text empty", textContent: "(no text)" });
     item.replaceChildren(...parts, text);
   }
@@ -269,6 +271,7 @@ export class Thread {
     const { length } = copy.threads().roots;
     this.keepingPlace(() => this.beginAt(length - shown - STEP, length));
     if (more && this.list.scrollTop < NEAR / 2) this.up();
+    else if (this.atEnd) this.drawNews();
   }
 
   down() {

@@ -133,7 +133,7 @@ impl Leader {
 
     /// Polls for ever.
     async fn follow(&self) {
-        let mut waits = waits();
+        let (mut waits, mut expiries) = (waits(), waits());
         loop {
             let (asked, started) = (Timestamp::now(), Instant::now());
             let cursor = self.place().remembered.cursor().map(str::to_owned);
@@ -143,6 +143,9 @@ impl Leader {
             match outcome {
                 Outcome::Answered(page) => {
                     waits = crate::source::waits();
+                    if cursor.is_some() {
+                        expiries = crate::source::waits();
+                    }
                     self.take(asked, page).await;
                 }
                 Outcome::CursorExpired(why) if cursor.is_some() => {
@@ -150,6 +153,8 @@ impl Leader {
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
                     self.agenda.ask_and_hold("the cursor has expired");
                     self.place().remembered = Remembered::new(None, Instant::now());
+                    // A source that knows no cursor for long is not asked for the whole of its feed again and again.
+                    tokio::time::sleep(expiries.next().unwrap_or_default()).await;
                 }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);

@@ -23,7 +23,7 @@ const AT_ONCE: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How a row differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     MissingInTheCopy,
@@ -149,17 +149,32 @@ impl Verify {
         }
     }
 
-    /// Compares a chat until it is equal, or the lag that is allowed has passed.
+    /// Compares a chat until it is equal, or a difference has lasted as long as a change may be on its way. A chat in
+    /// which rows are always on their way, but none for so long, does not differ.
     async fn patiently(&self, chat: &(String, Option<String>)) -> anyhow::Result<(String, Compared)> {
         let (id, title) = chat;
-        let until = Instant::now() + self.lag;
+        let (started, mut since) = (Instant::now(), HashMap::new());
         loop {
+            let late = started.elapsed() >= self.lag * 3;
             match self.chat(id).await {
-                Ok(compared) if compared.differences.is_empty() || Instant::now() >= until => {
-                    return Ok((id.clone(), Compared { title: title.clone(), ..compared }));
+                Ok(mut compared) => {
+                    let now = Instant::now();
+                    let key = |difference: &Difference| (difference.message.clone(), difference.how);
+                    let before = std::mem::take(&mut since);
+                    since = compared
+                        .differences
+                        .iter()
+                        .map(key)
+                        .map(|key| (key.clone(), *before.get(&key).unwrap_or(&now)))
+                        .collect();
+                    let lasting = |difference: &Difference| now.duration_since(since[&key(difference)]) >= self.lag;
+                    if compared.differences.is_empty() || compared.differences.iter().any(lasting) || late {
+                        compared.differences.retain(lasting);
+                        return Ok((id.clone(), Compared { title: title.clone(), ..compared }));
+                    }
                 }
-                Err(error) if Instant::now() >= until => return Err(error.context(format!("chat {id}"))),
-                Ok(_) | Err(_) => {}
+                Err(error) if late => return Err(error.context(format!("chat {id}"))),
+                Err(_) => {}
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

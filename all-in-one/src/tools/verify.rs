@@ -80,7 +80,9 @@ fn print(report: &Report, took: Duration) {
         println!("{} rows are explained by dead letters (`chat-sync dead-letters list`)", report.explained);
     }
     match report.differing.len() {
+        0 if report.explained > 0 => println!("the copy has everything else that the source has"),
         0 => println!("the copy has everything that the source has"),
+        1 => println!("1 chat DIFFERS"),
         count => println!("{count} chats DIFFER"),
     }
 }

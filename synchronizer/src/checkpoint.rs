@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use contract::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::reconcile;
+use crate::agenda;
 
 /// How far back the cursors are remembered that a new leader starts from: rows that the source shows
 /// late, behind its own cursor, are read again for so long.
@@ -30,7 +30,7 @@ pub struct Checkpoint {
     pub generation: Option<u32>,
     /// Rounds that are under way, or done.
     #[serde(default)]
-    pub reconcile: reconcile::State,
+    pub reconcile: agenda::State,
     pub at: Timestamp,
 }
 

@@ -11,12 +11,13 @@ use platform::lifecycle::Stop;
 use platform::retry;
 use tokio::time::MissedTickBehavior;
 
+use crate::agenda::Agenda;
 use crate::append::Appender;
 use crate::budget::Budgeted;
 use crate::checkpoint::Remembered;
 use crate::config::Settings;
 use crate::dead_letters::Retries;
-use crate::reconcile::{Agenda, Reconcile};
+use crate::reconcile::Reconcile;
 use crate::source::{Outcome, Page, Source, waits};
 use crate::stored::Stored;
 use crate::to_log::ToLog;

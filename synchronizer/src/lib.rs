@@ -3,6 +3,7 @@
 //! One leader at a time saves work; any number of leaders at once lose nothing, because a claim
 //! (marker or checkpoint) is only written after the acks of everything that it claims.
 
+pub mod agenda;
 pub mod append;
 pub mod budget;
 pub mod checkpoint;

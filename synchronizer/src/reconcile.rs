@@ -4,19 +4,18 @@
 //! and a slow round that never ends. It goes on after a kill with the chat after the last one that was done.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::{Record, Row, Timestamp};
 use platform::health::Check;
 use platform::retry;
-use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 
+use crate::agenda::{Agenda, Round};
 use crate::append::Appender;
 use crate::compare::{deletion, difference, is_living};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
-use crate::stored::{Request, Stored, StoredError};
+use crate::stored::{Stored, StoredError};
 use crate::to_log::ToLog;
 use crate::translate;
 
@@ -30,182 +29,6 @@ const INCOMPLETE: Duration = Duration::from_secs(10);
 const DELETED_AT_ONCE: usize = 500;
 /// How often it is looked whether somebody asks for a round.
 const REQUESTS: Duration = Duration::from_secs(2);
-
-/// A round that is under way or waits for its turn.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Round {
-    pub reason: String,
-    /// Whether changes may be missing until it is done: then nobody may say that the copy is fresh.
-    pub gap: bool,
-    pub asked_at: Timestamp,
-    /// The chats up to this id are done.
-    pub after: Option<String>,
-    pub chats_done: u64,
-    pub chats: u64,
-    /// How many records it appended.
-    pub appended: u64,
-    /// Whether there was another gap since it began: then another round follows.
-    #[serde(default)]
-    pub again: bool,
-    /// Whether some chat could not be compared: then it is no whole round, and another one follows.
-    #[serde(default)]
-    pub incomplete: bool,
-}
-
-/// A round that is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finished {
-    pub reason: String,
-    pub began_at: Timestamp,
-    pub finished_at: Timestamp,
-    pub chats: u64,
-    pub appended: u64,
-    /// The newest request that it answers.
-    #[serde(default)]
-    pub request: i64,
-}
-
-/// What checkpoints carry of it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct State {
-    pub round: Option<Round>,
-    pub last: Option<Finished>,
-    /// The last request that was taken up.
-    pub request: i64,
-}
-
-#[derive(Default)]
-struct Shared {
-    state: State,
-    /// Another number for every round that begins from its beginning.
-    number: u64,
-    /// Whether the round must wait until the feed is read from its beginning: see decision 3.
-    held: bool,
-}
-
-/// What the leader and the routine share.
-#[derive(Default)]
-pub struct Agenda {
-    shared: Mutex<Shared>,
-    changed: Notify,
-}
-
-impl Agenda {
-    /// With what the last leader left; `held` if the feed is still to be read from its beginning.
-    pub fn new(state: State, held: bool) -> Self {
-        let held = held && state.round.as_ref().is_some_and(|round| round.gap);
-        Self { shared: Mutex::new(Shared { state, number: 0, held }), changed: Notify::new() }
-    }
-
-    /// Asks for a round. A gap's round that is under way goes on, and another one follows it: a source whose cursors
-    /// expire again and again must not keep it from ever reaching its end.
-    pub fn ask(&self, reason: &str, gap: bool) {
-        tracing::info!(reason, gap, "reconcile");
-        let mut shared = self.lock();
-        match &mut shared.state.round {
-            Some(round) if round.gap => round.again |= gap,
-            _ => shared.begin(reason, gap),
-        }
-        drop(shared);
-        self.changed.notify_one();
-    }
-
-    /// Changes may be missing, and the feed is still to be read from its beginning: the round waits for that.
-    pub fn ask_and_hold(&self, reason: &str) {
-        let under_way = self.gap();
-        self.ask(reason, true);
-        if !under_way {
-            self.lock().held = true;
-        }
-    }
-
-    /// The feed is read from its beginning now. What was listed before may have changed in between, and left it.
-    pub fn release(&self, reason: &str) {
-        let was_held = std::mem::take(&mut self.lock().held);
-        if was_held {
-            self.changed.notify_one();
-        } else {
-            self.ask(reason, true);
-        }
-    }
-
-    fn take_up(&self, request: &Request) {
-        if request.id != self.lock().state.request {
-            self.ask(&request.reason, request.gap);
-            self.lock().state.request = request.id;
-        }
-    }
-
-    /// What a checkpoint should carry.
-    pub fn state(&self) -> State {
-        self.lock().state.clone()
-    }
-
-    /// Whether changes may be missing.
-    pub fn gap(&self) -> bool {
-        self.lock().state.round.as_ref().is_some_and(|round| round.gap)
-    }
-
-    fn round(&self) -> (Option<Round>, u64) {
-        let shared = self.lock();
-        (shared.state.round.clone().filter(|_| !shared.held), shared.number)
-    }
-
-    /// Notes how far the round is; false if another one was begun meanwhile.
-    fn note(&self, round: &Round, number: u64) -> bool {
-        let mut shared = self.lock();
-        if shared.number != number {
-            return false;
-        }
-        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
-        shared.state.round = Some(Round { again, ..round.clone() });
-        metrics::gauge!("chat_sync_reconcile_chats_done").set(round.chats_done as f64);
-        metrics::gauge!("chat_sync_reconcile_chats").set(round.chats as f64);
-        true
-    }
-
-    /// The round has come to its end; whether it was a whole one.
-    fn finish(&self, round: &Round, number: u64) -> bool {
-        let mut shared = self.lock();
-        if shared.number != number {
-            return false;
-        }
-        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
-        if round.incomplete || again {
-            shared.begin(&round.reason, round.gap || again);
-            return false;
-        }
-        let Round { reason, asked_at, chats, appended, .. } = round.clone();
-        let (finished_at, request) = (Timestamp::now(), shared.state.request);
-        tracing::info!(reason, chats, appended, "reconciled");
-        shared.state.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended, request });
-        shared.state.round = None;
-        metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
-        metrics::gauge!("chat_sync_verified_through").set(asked_at.micros() as f64 / 1e6);
-        true
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    fn begin(&mut self, reason: &str, gap: bool) {
-        self.number += 1;
-        self.state.round = Some(Round {
-            reason: reason.into(),
-            gap,
-            asked_at: Timestamp::now(),
-            after: None,
-            chats_done: 0,
-            chats: 0,
-            appended: 0,
-            again: false,
-            incomplete: false,
-        });
-    }
-}
 
 /// The routine.
 pub struct Reconcile {
@@ -239,7 +62,7 @@ impl Reconcile {
                 format!("last {} ({}): {} appended", last.finished_at, last.reason, last.appended)
             }));
             tokio::select! {
-                () = self.agenda.changed.notified() => {}
+                () = self.agenda.changed() => {}
                 _ = slow.tick() => self.agenda.ask(SLOW, false),
                 _ = requests.tick() => self.look_for_requests().await,
             }

@@ -9,9 +9,9 @@ use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
 use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, Offsets, TopicPartition, TopicSpec};
 
+use crate::agenda;
 use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
-use crate::reconcile;
 use crate::seen::Seen;
 
 /// How many of each partition's last records a new leader looks at.
@@ -164,7 +164,7 @@ impl ToLog {
         &self,
         marker: Marker,
         generation: Option<u32>,
-        reconcile: reconcile::State,
+        reconcile: agenda::State,
     ) -> Result<(), LogError> {
         let checkpoint = Checkpoint {
             source: marker.source.clone(),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use synchronizer::reconcile::State;
+use synchronizer::agenda::State;
 use synchronizer::to_log::ToLog;
 
 use super::World;

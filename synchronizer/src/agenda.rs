@@ -189,3 +189,71 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn under_way(agenda: &Agenda) -> (Round, u64) {
+        let (round, number) = agenda.round();
+        (round.expect("a round"), number)
+    }
+
+    #[test]
+    fn a_gap_is_one_until_a_whole_round_is_done() {
+        let agenda = Agenda::default();
+        agenda.ask("a hole", true);
+        let (round, number) = under_way(&agenda);
+        assert!(agenda.gap() && agenda.note(&Round { chats_done: 1, ..round.clone() }, number));
+        assert!(!agenda.finish(&Round { incomplete: true, ..round }, number), "a chat is missing");
+        let (round, number) = under_way(&agenda);
+        assert!(agenda.gap() && round.after.is_none(), "another round begins, and it still is a gap");
+        assert!(agenda.finish(&round, number));
+        assert!(!agenda.gap() && agenda.state().round.is_none() && agenda.state().last.is_some());
+    }
+
+    #[test]
+    fn another_gap_lets_the_round_end_and_another_one_follow() {
+        let agenda = Agenda::default();
+        agenda.ask("a hole", true);
+        let (round, number) = under_way(&agenda);
+        agenda.ask("another hole", true);
+        assert!(agenda.note(&round, number), "it is not begun anew");
+        assert!(!agenda.finish(&round, number) && agenda.gap());
+        let (round, number) = under_way(&agenda);
+        assert!(agenda.finish(&round, number) && !agenda.gap());
+    }
+
+    #[test]
+    fn a_gap_takes_the_place_of_a_slow_round() {
+        let agenda = Agenda::default();
+        agenda.ask("slow", false);
+        let (slow, number) = under_way(&agenda);
+        agenda.ask("a hole", true);
+        assert!(!agenda.note(&slow, number) && !agenda.finish(&slow, number) && agenda.gap());
+    }
+
+    #[test]
+    fn a_round_is_held_until_the_feed_is_read_from_its_beginning() {
+        let agenda = Agenda::default();
+        agenda.ask_and_hold("no checkpoint");
+        assert!(agenda.round().0.is_none() && agenda.gap());
+        agenda.release("the feed");
+        assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
+        // A leader that is killed now leaves a round that its follower must not do before it has read the feed.
+        let next = Agenda::new(agenda.state(), true);
+        assert!(next.round().0.is_none() && next.gap());
+    }
+
+    #[test]
+    fn a_request_is_taken_up_once() {
+        let agenda = Agenda::default();
+        let request = Request { id: -7, gap: true, reason: "the log was replaced".into() };
+        agenda.take_up(&request);
+        let (round, number) = under_way(&agenda);
+        assert!(round.gap && agenda.finish(&round, number));
+        agenda.take_up(&request);
+        assert!(agenda.round().0.is_none());
+        assert_eq!(agenda.state().last.unwrap().request, -7);
+    }
+}

@@ -10,4 +10,5 @@ mod pages;
 mod promises;
 mod protocols;
 mod real_log;
+mod reconcile;
 mod tools;

@@ -107,8 +107,15 @@ async fn begin(wrong: Wrong) -> World {
     let log = Arc::new(EmbeddedLog::open(db.clone()).await.unwrap());
     let stop = Stop::new();
     let source = Arc::new(Listed { wrong, rounds: AtomicU32::new(0) });
-    let running =
-        synchronizer::run(settings, source.clone(), store.clone(), log.clone(), Leadership::always(), Health::new(), stop.clone());
+    let running = synchronizer::run(
+        settings,
+        source.clone(),
+        store.clone(),
+        log.clone(),
+        Leadership::always(),
+        Health::new(),
+        stop.clone(),
+    );
     tokio::spawn(running);
     let writing = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
     tokio::spawn(writer::run(writing, log, store, Health::new(), stop.clone()));

@@ -182,7 +182,7 @@ impl FromLog {
         let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
         let mut items = Vec::with_capacity(records.len());
         let (mut updates, mut positions) = (Vec::new(), BTreeMap::new());
-        let (mut rows_read, mut last_row_ms) = (0, None);
+        let (mut rows_read, mut last_row_ms, mut earlier) = (0, None, Vec::new());
         for record in records {
             let Some(place) = self.partitions.get_mut(&record.at) else { continue };
             place.next = record.offset + 1;
@@ -192,6 +192,9 @@ impl FromLog {
                 rows_read += 1;
                 last_row_ms = Some(record.timestamp_ms);
             }
+            if let (Item::Message(row), false) = (&item, live) {
+                earlier.push(row.clone());
+            }
             if let (Item::Message(row), true) = (&item, live) {
                 updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone(), answer: "" });
             }
@@ -200,6 +203,7 @@ impl FromLog {
         }
         // Loads contain them from here on, whatever the gate says.
         self.hub.append(items);
+        self.hub.remember(earlier);
         if !updates.is_empty() {
             // One call of the gate a chat. Positions are kept for each chat, so only the order within one counts.
             updates.sort_by(|a, b| a.row.chat_id.cmp(&b.row.chat_id));

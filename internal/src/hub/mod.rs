@@ -231,6 +231,19 @@ impl Hub {
         (rows, deliveries)
     }
 
+    /// Takes note of rows that were in the log before this pod was live: loads contain them, and nothing older than
+    /// them is pushed later, whether the gate answers or not.
+    pub fn remember(&self, rows: impl IntoIterator<Item = ShownMessage>) {
+        let mut state = self.lock();
+        for row in rows {
+            let key = (row.chat_id, row.id);
+            if state.pushed.get(&key).is_none_or(|pushed| pushed.version < row.version) {
+                let (answer, at) = ("read before this pod was live".into(), Timestamp::now());
+                state.pushed.put(key, Pushed { version: row.version, answer, connections: 0, at });
+            }
+        }
+    }
+
     /// How a message was pushed last, if that is remembered.
     pub fn pushed(&self, chat: &str, message: &str) -> Option<Pushed> {
         self.lock().pushed.peek(&(chat.to_owned(), message.to_owned())).cloned()

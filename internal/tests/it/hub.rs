@@ -139,6 +139,21 @@ fn v3_an_older_version_is_not_pushed_after_a_newer_one() {
 }
 
 #[test]
+fn v3_nothing_older_is_pushed_than_what_was_in_the_log_before_the_pod_was_live() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.sent();
+    let (first, second, third) = (row("c", "m", &version(1)), row("c", "m", &version(2)), row("c", "m", &version(3)));
+    world.hub.remember([second, first.clone()]);
+    // The gate is not asked here: it may have lost what it knew, or be away.
+    world.arrive(&first);
+    assert!(world.sent().is_empty());
+    world.arrive(&third);
+    assert_eq!(world.sent().remove(0).1, versions(&[&third]));
+}
+
+#[test]
 fn a_store_further_behind_than_the_ring_reaches_is_said_and_made_good() {
     let mut world = world(2, 0);
     let rows: Vec<_> = (1..=5).map(|number| row("c", &format!("m{number}"), &version(number))).collect();

@@ -80,7 +80,7 @@ impl Agenda {
         tracing::info!(reason, gap, "reconcile");
         let mut shared = self.lock();
         match &mut shared.state.round {
-            Some(round) if round.gap => round.again |= gap,
+            Some(round) if round.gap => round.again = true,
             _ => shared.begin(reason, gap),
         }
         drop(shared);

@@ -6,6 +6,7 @@ use platform::eventually;
 use serde_json::json;
 use sqlx::PgPool;
 use system_tests::compared::{at_the_vendor, in_the_copy};
+use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::path_of;
 use system_tests::reader::Reader;
@@ -42,7 +43,10 @@ async fn verify_names_what_differs_and_reconcile_mends_it() {
     assert!(equal.status.success(), "{}", printed(&equal));
     assert!(printed(&equal).contains("compared 1 chats with 19 messages"), "{}", printed(&equal));
 
-    // What somebody does to the copy by hand: a row lost, one changed, one that the source never had.
+    // What somebody does to the copy by hand: a row lost, one changed, one that the source never had. Not before the
+    // first comparison is over: it would mend some of it.
+    let first = async || metrics::value(&pipeline.synchronizer_address, "chat_sync_verified_through").await;
+    eventually!(first().await.is_some(), "the first reconcile is done");
     let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
     let harm = format!(
         "DELETE FROM messages WHERE id = '{}';

@@ -39,7 +39,7 @@ impl DeadLetters for EmbeddedStore {
 
     async fn decide(&self, digest: &str, state: State, note: Option<&str>) -> Result<bool, LettersError> {
         let decided = sqlx::query(
-            "UPDATE dead_letters SET state = ?2, note = ?3, \
+            "UPDATE dead_letters SET state = ?2, note = coalesce(?3, note), \
                      state_changed_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
                  WHERE digest = ?1 AND state <> 'resolved'",
         )

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use contract::{Chat, Message, Timestamp};
 use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
-use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from, progress_from};
+use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from};
 use internal::shown::{ShownChat, ShownMessage};
 use platform::event_log::TopicPartition;
 use platform::sqlite::Sqlite;
@@ -201,7 +201,11 @@ async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -
 }
 
 async fn close_dead_letter(tx: &mut Transaction<'_, Db>, retried: &Retried) -> sqlx::Result<()> {
-    sqlx::query("UPDATE dead_letters SET state = ?, note = coalesce(?, note) WHERE digest = ?")
+    let sql = "UPDATE dead_letters SET state = ?1, note = CASE
+            WHEN ?2 IS NULL OR substr(note, -length(?2)) = ?2 THEN note
+            WHEN note IS NULL THEN ?2 ELSE note || '; ' || ?2 END
+        WHERE digest = ?3";
+    sqlx::query(sql)
         .bind(if retried.failed.is_some() { "open" } else { "resolved" })
         .bind(&retried.failed)
         .bind(&retried.digest)
@@ -234,7 +238,7 @@ impl ChatCopy for EmbeddedStore {
         tx.commit().await?;
         Ok(Snapshot {
             messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(progress_from).collect(),
+            progress: progress.into_iter().map(TopicPartition::position).collect(),
         })
     }
 
@@ -272,7 +276,7 @@ impl ChatCopy for EmbeddedStore {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
         let rows: Vec<(String, i32, i64)> =
             sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.db.read).await?;
-        Ok(rows.into_iter().map(progress_from).collect())
+        Ok(rows.into_iter().map(TopicPartition::position).collect())
     }
 
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use async_trait::async_trait;
 use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
-use synchronizer::postgres_stored::{ChatRow, MessageRow, chat_from, message_from, progress_from, version_from};
+use synchronizer::postgres_stored::{
+    ChatRow, MessageRow, RetryRow, chat_from, message_from, request_from, retry_from, versions_from,
+};
 use synchronizer::stored::{Request, Retry, Stored, StoredError};
 
 use crate::embedded_store::EmbeddedStore;
@@ -21,11 +23,13 @@ impl Stored for EmbeddedStore {
     }
 
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
-        let rows: Vec<(String, String)> = sqlx::query_as("SELECT id, version FROM messages WHERE chat_id = ?")
-            .bind(chat)
-            .fetch_all(&self.db.read)
-            .await?;
-        rows.into_iter().map(|(id, version)| version_from(&version).map(|version| (id, version))).collect()
+        let rows = sqlx::query_as(
+            "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
+             FROM messages WHERE chat_id = ?",
+        )
+        .bind(chat)
+        .fetch(&self.db.read);
+        versions_from(rows).await
     }
 
     async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
@@ -53,27 +57,22 @@ impl Stored for EmbeddedStore {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {
         let rows: Vec<(String, i32, i64)> =
             sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.db.read).await?;
-        Ok(rows.into_iter().map(progress_from).collect())
+        Ok(rows.into_iter().map(TopicPartition::position).collect())
     }
 
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<(String, i64, bool, Option<i64>, String)> = sqlx::query_as(
+        let rows: Vec<RetryRow> = sqlx::query_as(
             "SELECT digest, state_changed_at, from_source, generation, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
         )
         .fetch_all(&self.db.read)
         .await?;
-        let retry = |(digest, asked_at, from_source, generation, raw): (_, _, _, Option<i64>, _)| {
-            let generation = generation.and_then(|generation| u32::try_from(generation).ok());
-            Retry { digest, asked_at, from_source, generation, raw }
-        };
-        Ok(rows.into_iter().map(retry).collect())
+        Ok(rows.into_iter().map(retry_from).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {
-        let row: Option<(i64, bool, String)> =
-            sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
-                .fetch_optional(&self.db.read)
-                .await?;
-        Ok(row.map(|(id, gap, reason)| Request { id, gap, reason }))
+        let row = sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
+            .fetch_optional(&self.db.read)
+            .await?;
+        Ok(row.map(request_from))
     }
 }

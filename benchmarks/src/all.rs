@@ -3,20 +3,25 @@
 use std::path::PathBuf;
 
 use crate::figures::Table;
-use crate::{gate, ingest, latency, whole, writing};
+use crate::{fan_out, gate, ingest, latency, whole, writing};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Only these: writer, gate, latency, ingest, whole.
+    /// Only these: writer, gate, fan_out, latency, ingest, whole.
     only: Vec<String>,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/benchmarks.json")]
     json: PathBuf,
 }
 
-const NAMES: [&str; 5] = ["writer", "gate", "latency", "ingest", "whole"];
+/// No benchmark, but what `fan_out` starts to measure next to.
+pub const RAW_SEND: &str = "raw-send";
+const NAMES: [&str; 6] = ["writer", "gate", "fan_out", "latency", "ingest", "whole"];
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    if args.only == [RAW_SEND] {
+        return fan_out::raw_send();
+    }
     let unknown = args.only.iter().find(|only| !NAMES.contains(&only.as_str()));
     anyhow::ensure!(
         unknown.is_none(),
@@ -29,6 +34,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let table = match name {
             "writer" => writing::run().await?,
             "gate" => gate::run().await?,
+            "fan_out" => fan_out::run().await?,
             "latency" => latency::run().await?,
             "ingest" => ingest::run().await?,
             _ => whole::run().await?,

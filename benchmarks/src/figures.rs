@@ -50,7 +50,12 @@ pub fn percentiles(mut times: Vec<Duration>) -> [String; 3] {
     times.sort();
     let at = |part: f64| {
         let index = ((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1));
-        times.get(index).map_or("-".to_owned(), |time| format!("{:.1}", time.as_secs_f64() * 1000.0))
+        times.get(index).map_or("-".to_owned(), |time| milliseconds(*time))
     };
     [at(0.50), at(0.99), at(1.0)]
+}
+
+/// Milliseconds, with one digit behind the point.
+pub fn milliseconds(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }

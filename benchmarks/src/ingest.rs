@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use system_tests::pipeline::{Options, Pipeline};
 use tokio::sync::Mutex;
 
-use crate::figures::{Table, percentiles, rate, thousands};
+use crate::figures::{Table, milliseconds, percentiles, rate, thousands};
 
 const POSTS: usize = 20_000;
 const IN_FLIGHT: usize = 50;
@@ -59,7 +59,7 @@ pub async fn run() -> anyhow::Result<Table> {
     let (least, most) = (times.iter().min().copied(), times.iter().max().copied());
     let mean = times.iter().sum::<Duration>() / u32::try_from(POSTS)?;
     let [p50, p99, _] = percentiles(times);
-    let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+    let milliseconds = |time: Duration| format!("{} ms", milliseconds(time));
     let row = |name: &str, value: String| (name.to_owned(), vec![value]);
     Ok(Table {
         name: "ingest",

@@ -1,10 +1,14 @@
 //! From a POST at the vendor to the frame at a client.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
+use contract::{Timestamp, Topics};
 use futures::{SinkExt, StreamExt};
+use internal::hub::Pushed;
+use platform::event_log::EventLog;
+use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use serde_json::{Value, json};
 use system_tests::pipeline::{Options, Pipeline};
@@ -19,13 +23,16 @@ use crate::plain::Plain;
 const RATE: u64 = 200;
 const MESSAGES: usize = 4_000;
 
+/// When something happened to each message, by the one clock of this machine.
+type Times = HashMap<String, Timestamp>;
+
 /// When each message's frame came; says through `ready` that it watches.
 async fn watch(
     url: String,
     subscribe: Option<String>,
     count: usize,
     ready: tokio::sync::oneshot::Sender<()>,
-) -> anyhow::Result<HashMap<String, Instant>> {
+) -> anyhow::Result<Times> {
     let (mut socket, _) = connect_async(url).await?;
     let asked = subscribe.is_some();
     if let Some(chat) = subscribe {
@@ -37,7 +44,7 @@ async fn watch(
     }
     while seen.len() < count {
         let frame = socket.next().await.context("the connection ended")??;
-        let now = Instant::now();
+        let now = Timestamp::now();
         let Message::Text(text) = frame else { continue };
         let frame: Value = serde_json::from_str(&text)?;
         if frame["type"] == "load" {
@@ -52,27 +59,63 @@ async fn watch(
     Ok(seen)
 }
 
-/// Posts while somebody watches; the percentiles of the way.
-async fn measure(vendor: &Vendor, chat: &str, url: String, subscribe: bool) -> anyhow::Result<[String; 3]> {
+/// Posts while somebody watches: when each was posted, and when its frame came.
+async fn measure(vendor: &Vendor, chat: &str, url: String, subscribe: bool) -> anyhow::Result<(Times, Times)> {
     let (ready, watched) = tokio::sync::oneshot::channel();
     let subscribe = subscribe.then(|| chat.to_owned());
     let watching = tokio::spawn(watch(url, subscribe, MESSAGES, ready));
     watched.await?;
     let posted = post(vendor, chat).await;
-    let seen = watching.await??;
-    let times = posted.iter().filter_map(|(id, at)| Some(seen.get(id)?.saturating_duration_since(*at))).collect();
-    Ok(percentiles(times))
+    Ok((posted, watching.await??))
+}
+
+/// The percentiles of the time between the two.
+fn between(from: &Times, to: &Times) -> [String; 3] {
+    percentiles(from.iter().filter_map(|(id, at)| Some(to.get(id)?.since(*at))).collect())
+}
+
+/// The way of ours, stage by stage, from what the system keeps anyway.
+async fn stages(pipeline: &Pipeline, chat: &str, posted: &Times, seen: &Times) -> anyhow::Result<[[String; 3]; 4]> {
+    let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
+    let (mut committed, mut polled, mut pushed) = (Times::new(), Times::new(), Times::new());
+    for record in Kafka::new(&pipeline.kafka)?.tail(&topic, u64::MAX).await? {
+        let Ok(contract::Record::Message(message)) = contract::Record::decode(&record.value, Timestamp::now()) else {
+            continue;
+        };
+        let time = record.headers.iter().find(|(name, _)| name == "ce_time").and_then(|(_, time)| time.parse().ok());
+        polled.insert(message.id.clone(), time.context("a record without ce_time")?);
+        committed.insert(message.id, message.created_at);
+    }
+    let client = reqwest::Client::new();
+    for id in posted.keys() {
+        let url = format!("http://{}/api/ops/pushes/{chat}/{id}", pipeline.internal_address);
+        pushed.insert(id.clone(), client.get(url).send().await?.json::<Pushed>().await?.at);
+    }
+    let stages = [(posted, &committed), (&committed, &polled), (&polled, &pushed), (&pushed, seen)];
+    Ok(stages.map(|(from, to)| between(from, to)))
+}
+
+/// Until the plain one has read what was there before: it shows what is posted now.
+async fn caught_up(vendor: &Vendor, chat: &str, url: &str) -> anyhow::Result<()> {
+    let (mut socket, _) = connect_async(url).await?;
+    let id = vendor.post(chat, "the first one").await;
+    loop {
+        let frame = socket.next().await.context("the connection ended")??;
+        if frame.to_text().is_ok_and(|text| text.contains(&id)) {
+            return Ok(());
+        }
+    }
 }
 
 /// Posts at the rate; gives when each was posted.
-async fn post(vendor: &Vendor, chat: &str) -> HashMap<String, Instant> {
+async fn post(vendor: &Vendor, chat: &str) -> Times {
     let mut beats = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
     let mut posts = Vec::with_capacity(MESSAGES);
     for number in 0..MESSAGES {
         beats.tick().await;
         let (vendor, chat) = (vendor.clone(), chat.to_owned());
         posts.push(tokio::spawn(async move {
-            let at = Instant::now();
+            let at = Timestamp::now();
             (vendor.post(&chat, &format!("message {number}")).await, at)
         }));
     }
@@ -90,16 +133,18 @@ pub async fn run() -> anyhow::Result<Table> {
     let chat = vendor.create_chat("Latency").await;
     let url = format!("http://{}/api/chats", pipeline.internal_address);
     eventually!(reqwest::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
-    let ours = measure(&vendor, &chat, format!("ws://{}/ws", pipeline.internal_address), true).await?;
+    let (posted, seen) = measure(&vendor, &chat, format!("ws://{}/ws", pipeline.internal_address), true).await?;
+    let ours = between(&posted, &seen);
+    let [vendors, poll, log, socket] = stages(&pipeline, &chat, &posted, &seen).await?;
     for service in 1..4 {
         pipeline.processes()[service].terminate().await;
     }
     let plain = Plain::start(&pipeline.vendor_address).await?;
     let other = vendor.create_chat("The plain one").await;
-    // Until it has read what was there before.
     let url = format!("ws://{}", plain.address);
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let plainly = measure(&vendor, &other, url, false).await?;
+    caught_up(&vendor, &other, &url).await?;
+    let (posted, seen) = measure(&vendor, &other, url, false).await?;
+    let plainly = between(&posted, &seen);
     let ratio = |at: usize| -> String {
         let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);
         format!("{:.1}x", number(&plainly[at]) / number(&ours[at]))
@@ -114,6 +159,10 @@ pub async fn run() -> anyhow::Result<Table> {
         columns: vec!["p50", "p99", "max"],
         rows: vec![
             ("chat-sync".into(), ours.to_vec()),
+            ("of that: POST to the vendor's commit".into(), vendors.to_vec()),
+            ("commit to translated: the poll".into(), poll.to_vec()),
+            ("translated to pushed: log and gate".into(), log.to_vec()),
+            ("pushed to the frame: the socket".into(), socket.to_vec()),
             ("the plain shape".into(), plainly.to_vec()),
             ("the plain shape next to chat-sync".into(), (0..3).map(ratio).collect()),
         ],

@@ -2,12 +2,14 @@
 //! too, ratios say more than figures. `cargo xtask bench` starts the servers and runs this.
 
 mod all;
+mod fan_out;
 mod figures;
 mod gate;
 mod ingest;
 mod latency;
 mod plain;
 mod rows;
+mod stores;
 mod whole;
 mod writing;
 

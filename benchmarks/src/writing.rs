@@ -15,9 +15,10 @@ use writer::to_postgres::Postgres;
 
 use crate::figures::{Table, rate, thousands};
 use crate::rows::{fated, message};
+use crate::stores::{self, Rates};
 
-const ROWS: usize = 60_000;
-const BATCH: usize = 2_000;
+pub const ROWS: usize = 60_000;
+pub const BATCH: usize = 2_000;
 /// One row a statement is slow; fewer of them tell as much.
 const SINGLE: usize = 1_500;
 
@@ -32,9 +33,10 @@ pub async fn run() -> anyhow::Result<Table> {
     let whole = measure(&pool, &store, &fresh, &updates, &mut position).await?;
     sqlx::raw_sql("DROP INDEX messages_by_words").execute(&pool).await?;
     let plain = measure(&pool, &store, &fresh, &updates, &mut position).await?;
+    let through_the_log = stores::measure([&fresh, &updates, &fresh]).await?;
+    let rates = |rates: &[f64]| rates.iter().map(|rate| thousands(*rate)).collect::<Vec<_>>();
     let mut rows = Vec::new();
     for (note, figures) in [("", &whole), (", without the search index", &plain)] {
-        let rates = |rates: &[f64]| rates.iter().map(|rate| thousands(*rate)).collect::<Vec<_>>();
         let ratios = (0..3).map(|at| format!("{:.0}x", figures.ours[at] / figures.single[at])).collect();
         let nothing = || "-".to_owned();
         rows.push((format!("writer{note}"), rates(&figures.ours)));
@@ -44,11 +46,18 @@ pub async fn run() -> anyhow::Result<Table> {
         let ratio = format!("{:.2}x", figures.ours[0] / figures.copy);
         rows.push((format!("writer next to COPY{note}"), vec![ratio, nothing(), nothing()]));
     }
+    let Rates { writer, sink } = &through_the_log;
+    rows.push(("the writer's process, from the log".into(), rates(writer)));
+    rows.push(("Debezium's JDBC sink, from the log".into(), rates(sink)));
+    let ratios = writer.iter().zip(sink).map(|(ours, theirs)| format!("{:.1}x", ours / theirs)).collect();
+    rows.push(("writer next to the sink".into(), ratios));
     Ok(Table {
         name: "writer",
         what: format!(
             "Rows a second into Postgres, durable commits, {ROWS} rows of 500 chats; ours is from records in memory: \
-             collapse, rows, every version, position, one transaction for {BATCH} records; COPY fills one table."
+             collapse, rows, every version, position, one transaction for {BATCH} records; COPY fills one table. From the \
+             log, processes read what was appended before; the sink (one task, upserts in batches of {BATCH}) compares \
+             no versions, keeps none and has no index but its key."
         ),
         columns: vec!["fresh", "updates", "stale replays"],
         rows,

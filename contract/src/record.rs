@@ -128,6 +128,15 @@ impl Invalid {
     }
 }
 
+impl From<Row> for Record {
+    fn from(row: Row) -> Self {
+        match row {
+            Row::Chat(chat) => Self::Chat(chat),
+            Row::Message(message) => Self::Message(message),
+        }
+    }
+}
+
 impl Record {
     /// Reads a record's value and checks it whole.
     ///

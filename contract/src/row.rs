@@ -98,6 +98,13 @@ impl Row {
         }
     }
 
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Chat(chat) => &chat.id,
+            Self::Message(message) => &message.id,
+        }
+    }
+
     pub fn version(&self) -> &Version {
         match self {
             Self::Chat(chat) => &chat.version,

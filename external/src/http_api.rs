@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
-use axum::{Json as AxumJson, Router};
+use platform::api::{Json, Path, Problem, Query, asset};
 use platform::lifecycle::Stop;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -60,39 +60,6 @@ pub fn router(vendor: Vendor, stop: Stop) -> Router {
         .with_state(App { vendor, stop })
 }
 
-fn asset(content_type: &'static str, body: &'static str) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'self'",
-        ),
-    ];
-    (headers, body).into_response()
-}
-
-/// An error as every route tells it: `{"error":{"code","message"}}`.
-struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-}
-
-impl Problem {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = json!({ "error": { "code": self.code, "message": self.message } });
-        (self.status, AxumJson(body)).into_response()
-    }
-}
-
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
@@ -107,36 +74,6 @@ impl From<Refusal> for Problem {
         }
     }
 }
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), "bad_request", rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), "bad_request", rejection.body_text())
-    }
-}
-
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self::new(rejection.status(), "bad_request", rejection.body_text())
-    }
-}
-
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Path), rejection(Problem))]
-struct Path<T>(T);
-
-#[derive(FromRequest)]
-#[from_request(via(AxumJson), rejection(Problem))]
-struct Json<T>(T);
-
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
-struct Query<T>(T);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,11 +162,11 @@ fn raw(json: String) -> Option<Box<RawValue>> {
 }
 
 fn created(row: impl serde::Serialize) -> Answer {
-    Ok((StatusCode::CREATED, AxumJson(row)).into_response())
+    Ok((StatusCode::CREATED, Json(row)).into_response())
 }
 
 fn ok(row: impl serde::Serialize) -> Answer {
-    Ok(AxumJson(row).into_response())
+    Ok(Json(row).into_response())
 }
 
 async fn create_chat(State(app): State<App>, Json(body): Json<Title>) -> Answer {
@@ -366,7 +303,7 @@ async fn get_misbehaviour(State(app): State<App>) -> Answer {
 }
 
 async fn put_misbehaviour(State(app): State<App>, Json(switches): Json<Switches>) -> Answer {
-    let refused = |why| Problem::new(StatusCode::BAD_REQUEST, "bad_request", why);
+    let refused = Problem::bad_request;
     app.vendor.misbehaviour.set(switches).map_err(refused)?;
     ok(app.vendor.misbehaviour.switches())
 }
@@ -395,6 +332,6 @@ fn bad_cursor(bad: BadCursor) -> Problem {
 fn bounded(limit: Option<u32>, default: u32) -> Result<u32, Problem> {
     match limit.unwrap_or(default) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
-        _ => Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", format!("limit is from 1 to {MAX_LIMIT}"))),
+        _ => Err(Problem::bad_request(format!("limit is from 1 to {MAX_LIMIT}"))),
     }
 }

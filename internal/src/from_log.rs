@@ -220,7 +220,6 @@ impl FromLog {
         metrics::counter!("chat_sync_internal_rows_total").increment(rows_read);
         self.ops.count(|counted| {
             counted.rows += rows_read;
-            counted.pushed += rows;
             counted.deliveries += deliveries;
             counted.lag = lag;
             counted.last_row_at = last_row_ms.map(appended_at).or(counted.last_row_at);

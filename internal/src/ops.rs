@@ -96,7 +96,6 @@ pub struct Point {
 pub struct Counted {
     /// Rows and rejected items that were read from the log.
     pub rows: u64,
-    pub pushed: u64,
     pub deliveries: u64,
     pub last_row_at: Option<Timestamp>,
     /// In seconds: how late the last records were read.

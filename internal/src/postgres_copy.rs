@@ -54,7 +54,7 @@ impl ChatCopy for PostgresCopy {
         tx.commit().await?;
         Ok(Snapshot {
             messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(progress_from).collect(),
+            progress: progress.into_iter().map(TopicPartition::position).collect(),
         })
     }
 
@@ -89,7 +89,7 @@ impl ChatCopy for PostgresCopy {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
         let rows: Vec<(String, i32, i64)> =
             sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(progress_from).collect())
+        Ok(rows.into_iter().map(TopicPartition::position).collect())
     }
 
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
@@ -134,11 +134,6 @@ pub fn message_from(row: MessageRow) -> Result<ShownMessage, CopyError> {
 /// If a row holds what no record could have brought.
 pub fn chat_from(id: String, title: Option<String>, created_at: i64, version: &str) -> Result<ShownChat, CopyError> {
     Ok(ShownChat { id, title, created_at: time_from(created_at)?, version: version_from(version)? })
-}
-
-pub fn progress_from((topic, partition, next_offset): (String, i32, i64)) -> (TopicPartition, u64) {
-    let at = TopicPartition::new(topic, u32::try_from(partition).unwrap_or_default());
-    (at, u64::try_from(next_offset).unwrap_or_default())
 }
 
 fn time_from(micros: i64) -> Result<Timestamp, CopyError> {

@@ -10,23 +10,46 @@ const number = (value) => (value >= 100 ? Math.round(value) : value >= 10 ? valu
 const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : value < 90 ? `${value.toFixed(1)} s` : duration(value * 1000));
 const WORDS = { ok: "ok", slow: "slow", down: "down", unknown: "not known" };
 
-function figure(list, name, value, metric, service) {
-  if (value === null) return;
-  const shown = metric
-    ? element("a", { href: `/metrics#${metric}`, title: `${metric}, at ${service}'s /metrics`, textContent: value })
-    : value;
-  list.append(element("dt", { textContent: name }), element("dd", {}, shown));
+const stages = new Map(); // by name: what of each changes. The elements stay, and with them the focus.
+
+const set = (node, words) => { if (node.textContent !== words) node.textContent = words; };
+
+function newStage({ name, metrics }) {
+  const list = element("dl");
+  const figures = ["rate", "lag", "age"].map((which) => {
+    const metric = metrics[which];
+    const link = element(metric ? "a" : "span", metric ? { href: `#${metric}`, title: `${metric}, of ${metrics.service}` } : {});
+    const [term, figure] = [element("dt", { textContent: which }), element("dd", {}, link)];
+    list.append(term, figure);
+    return [which, { term, figure, link }];
+  });
+  const how = element("span", { className: "how" });
+  const words = element("p");
+  const item = element("li", { className: "stage" }, element("h3", {}, name, how), list, words);
+  byId("stages").append(item);
+  return { item, how, words, figures: Object.fromEntries(figures) };
 }
 
-function drawStage({ name, how, words, rate, lag, age, metrics }) {
-  const figures = element("dl");
-  figure(figures, "rate", rate === null ? null : `${number(rate)} /s`, metrics.rate, metrics.service);
-  figure(figures, "lag", lag === null ? null : seconds(lag), metrics.lag, metrics.service);
-  figure(figures, "age", age === null ? null : seconds(age), metrics.age, metrics.service);
-  const item = element("li", { className: "stage" },
-    element("h3", {}, name, element("span", { className: "how", textContent: WORDS[how] })), figures, element("p", { textContent: words }));
-  item.dataset.how = how;
-  return item;
+function drawStage(stage) {
+  if (!stages.has(stage.name)) stages.set(stage.name, newStage(stage));
+  const { item, how, words, figures } = stages.get(stage.name);
+  item.dataset.how = stage.how;
+  set(how, WORDS[stage.how]);
+  set(words, stage.words);
+  const shown = { rate: (value) => `${number(value)} /s`, lag: seconds, age: seconds };
+  for (const [which, { term, figure, link }] of Object.entries(figures)) {
+    const value = stage[which];
+    term.hidden = figure.hidden = value === null;
+    if (value !== null) set(link, shown[which](value));
+  }
+}
+
+/** Nobody answers: what stands there is old, and says so. */
+function forgetStages() {
+  for (const { item, how } of stages.values()) {
+    item.dataset.how = "unknown";
+    set(how, WORDS.unknown);
+  }
 }
 
 function spark(id, points, format) {
@@ -43,7 +66,7 @@ function spark(id, points, format) {
 
 function draw() {
   byId("where").textContent = `region ${view.region}, ${view.pod}`;
-  byId("stages").replaceChildren(...view.stages.map(drawStage));
+  view.stages.forEach(drawStage);
   const worst = ["down", "slow", "unknown"].find((how) => view.stages.some((stage) => stage.how === how)) ?? "ok";
   chip({ ok: "live", slow: "behind", down: "offline", unknown: "idle" }[worst], { ok: "all well", slow: "slow", down: "something is down", unknown: "not all is known yet" }[worst]);
   byId("leader").textContent = view.leader?.name ?? "nobody";
@@ -87,9 +110,8 @@ async function show(reason) {
   byId("token-label").hidden = !view.writable;
   byId("writes").textContent = view.writable
     ? "Decisions need the operator's token." : "Decisions are made with `chat-sync dead-letters`, or here once CHAT_SYNC_OPERATOR_TOKEN is set.";
-  const response = await fetch(`/api/ops/dead-letters?reason=${encodeURIComponent(reason)}`);
-  if (!response.ok) return say("The dead letters cannot be read now.");
-  const { letters } = await response.json();
+  const letters = await lettersOf(reason);
+  if (!letters) return say("The dead letters cannot be read now.");
   byId("letters").replaceChildren(...letters.map(drawLetter));
 }
 
@@ -118,11 +140,49 @@ async function decide(digest, decision) {
     body: JSON.stringify(decision),
   });
   const answer = await response.json();
-  say(response.ok ? `${digest}: ${answer.state}` : answer.error.message);
-  if (response.ok) setTimeout(() => open && show(open), decision.action === "retry" ? 2500 : 0);
+  if (!response.ok) return say(answer.error.message);
+  say(decision.action === "retry" ? `${digest} is being tried again …` : `${digest}: ${answer.state}`);
+  if (decision.action === "retry") await outcome(digest);
+  if (open) show(open);
+}
+
+/** Waits for what becomes of another try: the synchronizer looks for it every second. */
+async function outcome(digest) {
+  for (let looks = 0; looks < 30; looks++) {
+    await new Promise((done) => setTimeout(done, 1000));
+    const letter = (await lettersOf(open))?.find((letter) => letter.digest === digest);
+    if (!letter) return;
+    if (letter.state !== "retry") return say(`${digest}: ${letter.state}${letter.note ? `, ${letter.note}` : ""}`);
+  }
+  say(`${digest}: nobody has tried it within 30 s; does a synchronizer lead?`);
+}
+
+/** The newest letters of a reason; null if they cannot be had. */
+async function lettersOf(reason) {
+  try {
+    const response = await fetch(`/api/ops/dead-letters?reason=${encodeURIComponent(reason)}`);
+    return response.ok ? (await response.json()).letters : null;
+  } catch {
+    return null;
+  }
 }
 
 const say = (words) => { byId("said").textContent = words; };
+
+// ---- what the figures are called ----
+
+/** The table of docs/metrics.md: `name{labels}`, service, what it is. */
+async function drawMetrics() {
+  const lines = (await (await fetch("/metrics.md")).text()).split("\n");
+  const rows = lines.map((line) => line.split("|").map((cell) => cell.trim())).filter((cells) => cells[1]?.startsWith("`"));
+  byId("metrics").replaceChildren(...rows.map(([, names, service, is]) => {
+    const row = element("tr", {}, element("th", { scope: "row" }), element("td", { textContent: service }), element("td", { textContent: is.replaceAll("`", "") }));
+    for (const name of names.split(",").map((name) => name.trim().replaceAll("`", ""))) {
+      row.firstChild.append(element("code", { id: name.split("{")[0], textContent: name }), " ");
+    }
+    return row;
+  }));
+}
 
 async function look() {
   try {
@@ -130,9 +190,11 @@ async function look() {
     view = await response.json();
     draw();
   } catch {
-    chip("offline", "no answer");
+    chip("offline", view ? `no answer since ${dayAndTime(view.at)}` : "no answer");
+    forgetStages();
   }
   setTimeout(look, EVERY);
 }
 
 look();
+drawMetrics();

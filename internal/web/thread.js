@@ -6,6 +6,7 @@ import { address, announce, byId, day, dayAndTime, element, keyed, plural, time 
 const WINDOW = 400; // roots in the page at once
 const STEP = 120; // how many come and go at an end
 const NEAR = 600; // px from an end
+const RETURNING = 3000; // ms in which a chat that is opened again gets what was missed
 
 export class Thread {
   /** `older(copy)` fetches a page and gives whether there may be more; `showVersions(message)` opens the drawer. */
@@ -23,7 +24,8 @@ export class Thread {
   /** Begins with another chat; `lastRead` is the message up to which it was read. */
   open(copy, lastRead) {
     Object.assign(this, {
-      copy, lastRead, items: new Map(), edits: new Map(), unfolded: new Set(), unseen: new Set(),
+      copy, lastRead, items: new Map(), edits: new Map(), unfolded: new Set(), unseen: new Set(), hidden: new Set(),
+      returned: copy?.byId.size ? performance.now() : null, // what was missed meanwhile comes in a moment
       end: Infinity, // the index behind the last root in the page; Infinity follows the newest
       target: null, held: null, started: false, asking: false, unread: null,
     });
@@ -43,17 +45,29 @@ export class Thread {
     if (this.started) this.note(changed, follows);
     this.keepingPlace(() => this.draw());
     if (!this.started) this.start();
+    else if (follows && this.missed(changed)) this.toUnread();
     else if (follows) this.toEnd();
     this.drawNews();
     // What does not fill the page cannot be scrolled: older messages would never be asked for.
     if (this.list.scrollHeight <= this.list.clientHeight + 1) this.up();
   }
 
+  /** Whether this is what was written while another chat was open. */
+  missed(changed) {
+    if (this.returned === null || performance.now() - this.returned > RETURNING) return false;
+    const missed = this.lastRead && changed.some((message) => before(this.lastRead, message));
+    if (missed) this.returned = null;
+    return missed;
+  }
+
   note(changed, follows) {
     const shown = changed.filter((message) => !this.items.has(message.id) && !this.known?.has(message.id));
     const fresh = shown.filter((message) => !this.newest || before(this.newest, message));
+    const all = this.copy.byId;
     for (const message of fresh) {
       if (!follows) this.unseen.add(message.id);
+      const root = message.parent_id && all.has(message.parent_id) ? this.copy.rootOf(message, all) : message.id;
+      if (root !== message.id && !this.unfolded.has(root)) this.hidden.add(message.id);
     }
     if (fresh.length === 1) announce(`${fresh[0].author ?? "somebody"}: ${fresh[0].text ?? "a deleted message"}`);
     else if (fresh.length) announce(`${fresh.length} new messages`);
@@ -79,7 +93,7 @@ export class Thread {
       const below = replies.get(message.id);
       if (!below) continue;
       const unfolded = this.unfolded.has(message.id);
-      const fresh = below.filter((reply) => this.unseen.has(reply.id)).length;
+      const fresh = below.filter((reply) => this.hidden.has(reply.id)).length;
       const newest = below.at(-1);
       rows.push({
         key: `fold ${message.id}`, fold: message, count: below.length, unfolded, fresh, newest,
@@ -126,7 +140,10 @@ export class Thread {
     button.onclick = () => {
       this.keepingPlace(() => {
         if (!this.unfolded.delete(fold.id)) this.unfolded.add(fold.id);
-        for (const reply of this.replies.get(fold.id) ?? []) this.unseen.delete(reply.id);
+        for (const reply of this.replies.get(fold.id) ?? []) {
+          this.unseen.delete(reply.id);
+          this.hidden.delete(reply.id);
+        }
         this.draw();
       });
       this.drawNews();
@@ -280,7 +297,8 @@ export class Thread {
 
   drawNews() {
     if (this.copy && this.started && this.atEnd && !document.hidden) {
-      for (const id of this.unseen) if (this.items.has(id)) this.unseen.delete(id);
+      // A reply in a fold is in view as its fold, which says that it is new.
+      this.unseen.clear();
       if (this.newest) this.seen(this.newest);
     }
     const count = this.unseen.size;

@@ -1,5 +1,6 @@
 //! What would make sense in a program that is not about chat.
 
+pub mod api;
 pub mod config;
 pub mod dead_letters;
 pub mod event_log;

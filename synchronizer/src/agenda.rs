@@ -21,6 +21,9 @@ pub struct Round {
     pub chats: u64,
     /// How many records it appended.
     pub appended: u64,
+    /// Why it does not go on just now.
+    #[serde(default)]
+    pub waiting: Option<String>,
     /// Whether there was another gap since it began: then another round follows.
     #[serde(default)]
     pub again: bool,
@@ -42,11 +45,17 @@ pub struct Finished {
     pub request: i64,
 }
 
+/// The reason of rounds that nobody asked for.
+pub const SLOW: &str = "slow";
+
 /// What checkpoints carry of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct State {
     pub round: Option<Round>,
     pub last: Option<Finished>,
+    /// What the last round appended that was no gap's: what a gap's round appends is its purpose, and no drift.
+    #[serde(default)]
+    pub drift: Option<u64>,
     /// The last request that was taken up.
     pub request: i64,
 }
@@ -142,7 +151,17 @@ impl Agenda {
         true
     }
 
-    /// The round has come to its end; whether it was a whole one.
+    /// Notes why the round does not go on just now; what is noted next takes its place.
+    pub fn waits(&self, why: &str, number: u64) {
+        let mut shared = self.lock();
+        if shared.number == number
+            && let Some(round) = &mut shared.state.round
+        {
+            round.waiting = Some(why.to_owned());
+        }
+    }
+
+    /// The round has come to its end; whether it was a whole one. A gap's is followed by one that verifies it.
     pub fn finish(&self, round: &Round, number: u64) -> bool {
         let mut shared = self.lock();
         if shared.number != number {
@@ -153,13 +172,18 @@ impl Agenda {
             shared.begin(&round.reason, round.gap || again);
             return false;
         }
-        let Round { reason, asked_at, chats, appended, .. } = round.clone();
+        let Round { reason, asked_at, chats, appended, gap, .. } = round.clone();
         let (finished_at, request) = (Timestamp::now(), shared.state.request);
         tracing::info!(reason, chats, appended, "reconciled");
         shared.state.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended, request });
         shared.state.round = None;
-        metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
         metrics::gauge!("chat_sync_verified_through").set(asked_at.micros() as f64 / 1e6);
+        if gap {
+            shared.begin(SLOW, false);
+        } else {
+            shared.state.drift = Some(appended);
+            metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
+        }
         true
     }
 
@@ -184,6 +208,7 @@ impl Shared {
             chats_done: 0,
             chats: 0,
             appended: 0,
+            waiting: None,
             again: false,
             incomplete: false,
         });
@@ -208,8 +233,12 @@ mod tests {
         assert!(!agenda.finish(&Round { incomplete: true, ..round }, number), "a chat is missing");
         let (round, number) = under_way(&agenda);
         assert!(agenda.gap() && round.after.is_none(), "another round begins, and it still is a gap");
-        assert!(agenda.finish(&round, number));
-        assert!(!agenda.gap() && agenda.state().round.is_none() && agenda.state().last.is_some());
+        assert!(agenda.finish(&Round { appended: 7, ..round }, number));
+        assert!(!agenda.gap() && agenda.state().last.is_some());
+        assert_eq!(agenda.state().drift, None, "what a gap's round appends is no drift");
+        let (verifying, number) = under_way(&agenda);
+        assert!(agenda.finish(&Round { appended: 1, ..verifying }, number));
+        assert_eq!((agenda.state().round, agenda.state().drift), (None, Some(1)));
     }
 
     #[test]
@@ -253,7 +282,7 @@ mod tests {
         let (round, number) = under_way(&agenda);
         assert!(round.gap && agenda.finish(&round, number));
         agenda.take_up(&request);
-        assert!(agenda.round().0.is_none());
+        assert!(!agenda.gap());
         assert_eq!(agenda.state().last.unwrap().request, -7);
     }
 }

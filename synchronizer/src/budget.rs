@@ -1,8 +1,8 @@
-//! The request budget: how often the source is asked, whoever asks.
+//! The request budget: how often the source is asked, whoever asks, and how long it is left alone when it says so.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -13,33 +13,62 @@ use crate::source::{ListAt, Listing, Outcome, Page, Source};
 pub struct Budgeted {
     source: Arc<dyn Source>,
     budget: DefaultDirectRateLimiter,
+    polls: Pause,
+    lists: Pause,
 }
 
 impl Budgeted {
     pub fn new(source: Arc<dyn Source>, requests_a_second: NonZeroU32) -> Self {
-        Self { source, budget: RateLimiter::direct(Quota::per_second(requests_a_second)) }
+        let budget = RateLimiter::direct(Quota::per_second(requests_a_second));
+        Self { source, budget, polls: Pause::default(), lists: Pause::default() }
     }
 }
 
 #[async_trait]
 impl Source for Budgeted {
     async fn poll(&self, after: Option<&str>, wait: Duration) -> Outcome<Page> {
+        if let Some(refusal) = self.polls.refusal() {
+            return refusal;
+        }
         self.budget.until_ready().await;
-        self.source.poll(after, wait).await
+        self.polls.note(self.source.poll(after, wait).await)
     }
 
     async fn list(&self, at: &ListAt) -> Outcome<Listing> {
+        if let Some(refusal) = self.lists.refusal() {
+            return refusal;
+        }
         self.budget.until_ready().await;
-        self.source.list(at).await
+        self.lists.note(self.source.list(at).await)
+    }
+}
+
+/// Until when the source wants to be left alone with requests of a kind, in which scope. Whoever asks before that
+/// gets the source's answer without a request.
+#[derive(Default)]
+struct Pause(Mutex<Option<(Instant, String)>>);
+
+impl Pause {
+    fn refusal<T>(&self) -> Option<Outcome<T>> {
+        let paused = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (until, scope) = paused?;
+        let retry_after = until.checked_duration_since(Instant::now())?;
+        Some(Outcome::RateLimited { scope, retry_after })
+    }
+
+    fn note<T>(&self, outcome: Outcome<T>) -> Outcome<T> {
+        if let Outcome::RateLimited { scope, retry_after } = &outcome {
+            let until = Instant::now() + *retry_after;
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, scope.clone()));
+        }
+        outcome
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Instant;
-
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[derive(Default)]
     struct Counting(AtomicU32);
@@ -54,6 +83,34 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             Outcome::Unavailable("empty".into())
         }
+    }
+
+    /// Wants to be left alone with polls.
+    #[derive(Default)]
+    struct Tired(Counting);
+
+    #[async_trait]
+    impl Source for Tired {
+        async fn poll(&self, after: Option<&str>, wait: Duration) -> Outcome<Page> {
+            self.0.poll(after, wait).await;
+            Outcome::RateLimited { scope: "feed".into(), retry_after: Duration::from_secs(60) }
+        }
+        async fn list(&self, at: &ListAt) -> Outcome<Listing> {
+            self.0.list(at).await
+        }
+    }
+
+    #[tokio::test]
+    async fn retry_after_holds_for_whoever_asks_next_and_for_that_kind_of_request() {
+        let source = Arc::new(Tired::default());
+        let budgeted = Budgeted::new(source.clone(), NonZeroU32::new(1000).unwrap());
+        budgeted.poll(None, Duration::ZERO).await;
+        let again = budgeted.poll(Some("another cursor"), Duration::ZERO).await;
+        assert!(matches!(again, Outcome::RateLimited { scope, retry_after }
+            if scope == "feed" && retry_after > Duration::from_secs(50)));
+        assert_eq!(source.0.0.load(Ordering::SeqCst), 1, "it was not asked again");
+        budgeted.list(&ListAt::Chats).await;
+        assert_eq!(source.0.0.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! difference is never one that time alone made.
 
 use contract::row::unstamped;
-use contract::version::ERASED;
+use contract::version::{ERASED, VersionFields};
 use contract::{Chat, Message, Record, Row, Stamp, Version};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -42,20 +42,26 @@ pub fn is_erased(version: &Version) -> bool {
     version.fields().is_ok_and(|fields| fields.epoch == ERASED)
 }
 
-/// What a served row makes necessary: the record to append; `None` if the copy has it.
-///
-/// The source's version if that is greater, else a repair: the stored fields, `rev` one higher, so that the next
-/// real change still wins.
-pub fn difference(served: Row, stored: Option<&Version>) -> Option<Record> {
-    let Some(stored_version) = stored else { return Some(record(served)) };
+/// What a served row makes necessary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// The row as the source has it, for its version is the greater one.
+    Newer(Row),
+    /// The source's content under the stored fields, `rev` one higher, so that the next real change still wins.
+    Repair(Row),
+}
+
+/// What a served row makes necessary; `None` if the copy has it.
+pub fn difference(served: Row, stored: Option<&Version>) -> Option<Difference> {
+    let Some(stored_version) = stored else { return Some(Difference::Newer(served)) };
     // Unreadable versions cannot be stored.
     let stored = stored_version.fields().ok()?;
     let of_source = served.version().fields().ok()?;
     if stored.epoch == ERASED || same(stored_version, served.version()) {
         return None;
     }
-    if served.version() > stored_version {
-        return Some(record(served));
+    if beyond_content(&of_source) > beyond_content(&stored) {
+        return Some(Difference::Newer(served));
     }
     let stamp = Stamp {
         epoch: stored.epoch,
@@ -64,7 +70,12 @@ pub fn difference(served: Row, stored: Option<&Version>) -> Option<Record> {
         rev: stored.rev.saturating_add(1),
         deleted: of_source.deleted,
     };
-    Some(record(stamped(served, stamp)))
+    Some(Difference::Repair(stamped(served, stamp)))
+}
+
+/// What orders two versions of other content: two contents under one stamp are a disagreement, and none is newer.
+fn beyond_content(fields: &VersionFields) -> VersionFields {
+    VersionFields { digest: 0, ..*fields }
 }
 
 /// The deletion of a stored row that the source does not have any more; `None` if the copy agrees already.
@@ -78,20 +89,13 @@ pub fn deletion(stored: Row) -> Option<Record> {
         Row::Message(message) => Row::Message(Message { text: None, ..message }),
         chat @ Row::Chat(_) => chat,
     };
-    Some(record(stamped(gone, stamp)))
+    Some(stamped(gone, stamp).into())
 }
 
 fn stamped(row: Row, stamp: Stamp) -> Row {
     match row {
         Row::Chat(chat) => Row::Chat(Chat { stamp, version: unstamped(), ..chat }.stamped()),
         Row::Message(message) => Row::Message(Message { stamp, version: unstamped(), ..message }.stamped()),
-    }
-}
-
-fn record(row: Row) -> Record {
-    match row {
-        Row::Chat(chat) => Record::Chat(chat),
-        Row::Message(message) => Record::Message(message),
     }
 }
 
@@ -118,18 +122,25 @@ mod tests {
         .stamped()
     }
 
-    fn compared(served: &Message, stored: &Message) -> Option<Message> {
-        match difference(Row::Message(served.clone()), Some(&stored.version)) {
-            Some(Record::Message(message)) => Some(message),
-            None => None,
+    fn compared(served: &Message, stored: &Message) -> Option<Difference> {
+        difference(Row::Message(served.clone()), Some(&stored.version))
+    }
+
+    fn repaired(served: &Message, stored: &Message) -> Message {
+        match compared(served, stored) {
+            Some(Difference::Repair(Row::Message(message))) => message,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn newer(message: Message) -> Option<Difference> {
+        Some(Difference::Newer(Row::Message(message)))
     }
 
     #[test]
     fn what_is_missing_is_appended_as_it_is() {
         let served = message(1, 7, "hello");
-        assert_eq!(difference(Row::Message(served.clone()), None), Some(Record::Message(served)));
+        assert_eq!(difference(Row::Message(served.clone()), None), newer(served));
     }
 
     #[test]
@@ -141,13 +152,13 @@ mod tests {
     #[test]
     fn a_newer_row_of_the_source_is_appended_as_it_is() {
         let served = message(1, 8, "edited");
-        assert_eq!(compared(&served, &message(1, 7, "hello")), Some(served));
+        assert_eq!(compared(&served, &message(1, 7, "hello")), newer(served));
     }
 
     #[test]
     fn an_older_row_with_other_content_becomes_a_repair_that_the_next_change_beats() {
         let (served, stored) = (message(1, 7, "as the source has it"), message(1, 9, "wrong"));
-        let repair = compared(&served, &stored).unwrap();
+        let repair = repaired(&served, &stored);
         assert_eq!((repair.text.as_deref(), repair.stamp.rev), (Some("as the source has it"), 1));
         assert!(repair.version > stored.version);
         assert!(message(1, 10, "next").version > repair.version);
@@ -156,12 +167,19 @@ mod tests {
     }
 
     #[test]
+    fn another_content_under_the_same_stamp_is_repaired_whichever_digest_is_greater() {
+        let (a, b) = (message(1, 7, "a"), message(1, 7, "b"));
+        assert_eq!(repaired(&a, &b).text.as_deref(), Some("a"));
+        assert_eq!(repaired(&b, &a).text.as_deref(), Some("b"));
+    }
+
+    #[test]
     fn what_the_source_does_not_have_is_deleted_and_may_come_back() {
         let stored = message(1, 7, "hello");
         let Some(Record::Message(gone)) = deletion(Row::Message(stored.clone())) else { panic!("a deletion") };
         assert!(gone.stamp.deleted && gone.text.is_none() && gone.version > stored.version);
         assert_eq!(deletion(Row::Message(gone.clone())), None);
-        let back = compared(&stored, &gone).unwrap();
+        let back = repaired(&stored, &gone);
         assert!(!back.stamp.deleted && back.version > gone.version && back.text.as_deref() == Some("hello"));
     }
 

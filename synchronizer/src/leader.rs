@@ -9,6 +9,7 @@ use platform::event_log::LogError;
 use platform::health::{Check, Health};
 use platform::lifecycle::Stop;
 use platform::retry;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::agenda::Agenda;
@@ -60,6 +61,8 @@ pub struct Leader {
     incarnation: String,
     since: Timestamp,
     place: Mutex<Place>,
+    /// When the source was last asked for what it then answered whole, after the acks.
+    polled: watch::Sender<Option<Instant>>,
 }
 
 /// Where the leader is; what a claim is made of.
@@ -101,7 +104,15 @@ impl Leader {
         }
         let remembered = Remembered::new(start, Instant::now());
         let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, markers: 0 });
-        Self { world, appender, agenda: Arc::new(agenda), incarnation, since: Timestamp::now(), place }
+        Self {
+            world,
+            appender,
+            agenda: Arc::new(agenda),
+            incarnation,
+            since: Timestamp::now(),
+            place,
+            polled: watch::Sender::default(),
+        }
     }
 
     /// Leads until the stop signal. May be dropped at any moment: nothing is claimed before its acks.
@@ -116,6 +127,7 @@ impl Leader {
             agenda: self.agenda.clone(),
             check: self.world.reconcile_check.clone(),
             source_name: self.world.settings.source.clone(),
+            polled: self.polled.subscribe(),
             every: self.world.settings.reconcile_every,
         };
         let retries = Retries { stored: self.world.stored.clone(), to_log: self.world.to_log.clone() };
@@ -147,7 +159,7 @@ impl Leader {
                     if cursor.is_some() {
                         expiries = crate::source::waits();
                     }
-                    self.take(asked, page).await;
+                    self.take(asked, started, page).await;
                 }
                 Outcome::CursorExpired(why) if cursor.is_some() => {
                     tracing::warn!(why, "the cursor has expired");
@@ -167,7 +179,7 @@ impl Leader {
     }
 
     /// Appends a page, and only then moves the cursor.
-    async fn take(&self, asked: Timestamp, page: Page) {
+    async fn take(&self, asked: Timestamp, started: Instant, page: Page) {
         self.world.source_check.ready("answers");
         let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
@@ -188,6 +200,9 @@ impl Leader {
         if !more && !gap {
             // The moment of asking: what came later may be missing from the answer.
             place.fresh_as_of = Some(asked);
+        }
+        if !more {
+            self.polled.send_replace(Some(started));
         }
     }
 
@@ -262,7 +277,7 @@ impl Leader {
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
         let marker = Marker {
-            drift: reconcile.last.as_ref().map(|last| last.appended),
+            drift: reconcile.drift,
             verified_through: reconcile.last.as_ref().map(|last| last.began_at),
             ..marker
         };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use async_trait::async_trait;
 use contract::row::Stamp;
 use contract::{Chat, Message, Timestamp, Version};
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
 use platform::event_log::TopicPartition;
 use sqlx::PgPool;
 
@@ -63,19 +63,36 @@ pub fn message_from(row: MessageRow) -> Result<Message, StoredError> {
     })
 }
 
+/// What [`Stored::versions`] gives.
+///
 /// # Errors
-/// If it is no version.
-pub fn version_from(text: &str) -> Result<Version, StoredError> {
-    text.parse().map_err(|error| StoredError(format!("a stored version: {error}")))
+/// If the rows cannot be read, or one holds what no record can.
+pub async fn versions_from(
+    mut rows: impl Stream<Item = sqlx::Result<MessageRow>> + Unpin,
+) -> Result<HashMap<String, Version>, StoredError> {
+    let mut versions = HashMap::new();
+    while let Some(row) = rows.try_next().await? {
+        let message = message_from(row)?;
+        let version = message.expected_version();
+        versions.insert(message.id, version);
+    }
+    Ok(versions)
 }
 
-/// A partition's progress as it is stored: topic, partition, next offset.
-pub fn progress_from((topic, partition, next): (String, i32, i64)) -> (TopicPartition, u64) {
-    (TopicPartition::new(topic, partition.cast_unsigned()), u64::try_from(next).unwrap_or_default())
+/// A letter's row: digest, when its state changed (microseconds), whether it is of the source, generation, raw.
+pub type RetryRow = (String, i64, bool, Option<i64>, String);
+
+pub fn retry_from((digest, asked_at, from_source, generation, raw): RetryRow) -> Retry {
+    let generation = generation.and_then(|generation| u32::try_from(generation).ok());
+    Retry { digest, asked_at, from_source, generation, raw }
+}
+
+pub fn request_from((id, gap, reason): (i64, bool, String)) -> Request {
+    Request { id, gap, reason }
 }
 
 fn stamp(text: &str) -> Result<(Version, Stamp), StoredError> {
-    let version = version_from(text)?;
+    let version: Version = text.parse().map_err(|error| StoredError(format!("a stored version: {error}")))?;
     let fields = version.fields().map_err(|error| StoredError(format!("a stored version: {error}")))?;
     let contract::VersionFields { epoch, sequence, changed_at, rev, deleted, digest: _ } = fields;
     Ok((version, Stamp { epoch, sequence, changed_at, rev, deleted }))
@@ -94,14 +111,8 @@ impl Stored for PostgresStored {
     }
 
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
-        let mut rows = sqlx::query_as::<_, (String, String)>("SELECT id, version FROM messages WHERE chat_id = $1")
-            .bind(chat)
-            .fetch(&self.pool);
-        let mut versions = HashMap::new();
-        while let Some((id, version)) = rows.try_next().await? {
-            versions.insert(id, version_from(&version)?);
-        }
-        Ok(versions)
+        let rows = sqlx::query_as(include_str!("../queries/of_chat.sql")).bind(chat).fetch(&self.pool);
+        versions_from(rows).await
     }
 
     async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
@@ -122,27 +133,22 @@ impl Stored for PostgresStored {
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {
         let rows: Vec<(String, i32, i64)> =
             sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(progress_from).collect())
+        Ok(rows.into_iter().map(TopicPartition::position).collect())
     }
 
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<(String, i64, bool, Option<i64>, String)> = sqlx::query_as(
+        let rows: Vec<RetryRow> = sqlx::query_as(
             "SELECT digest, from_micros(state_changed_at), from_source, generation, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
         )
         .fetch_all(&self.pool)
         .await?;
-        let retry = |(digest, asked_at, from_source, generation, raw): (_, _, _, Option<i64>, _)| {
-            let generation = generation.and_then(|generation| u32::try_from(generation).ok());
-            Retry { digest, asked_at, from_source, generation, raw }
-        };
-        Ok(rows.into_iter().map(retry).collect())
+        Ok(rows.into_iter().map(retry_from).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {
-        let row: Option<(i64, bool, String)> =
-            sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(row.map(|(id, gap, reason)| Request { id, gap, reason }))
+        let row = sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(request_from))
     }
 }

@@ -3,21 +3,22 @@
 //! One routine for all occasions: a start without a checkpoint, an expired cursor, a new generation, a request,
 //! and a slow round that never ends. It goes on after a kill with the chat after the last one that was done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{Record, Row, Timestamp};
+use contract::{Record, Row, Timestamp, Version};
 use platform::health::Check;
 use platform::retry;
+use tokio::sync::watch;
 
-use crate::agenda::{Agenda, Round};
+use crate::agenda::{Agenda, Round, SLOW};
 use crate::append::Appender;
-use crate::compare::{deletion, difference, is_living};
+use crate::compare::{Difference, deletion, difference, is_living};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
 use crate::stored::{Stored, StoredError};
 use crate::to_log::ToLog;
-use crate::translate;
+use crate::translate::{self, Kind};
 
 /// How often it is looked whether the copy has what was appended before a round.
 const LOOK: Duration = Duration::from_millis(200);
@@ -27,6 +28,8 @@ const TRIES: u32 = 8;
 const INCOMPLETE: Duration = Duration::from_secs(10);
 /// How many rows the source does not have any more are read and appended at once.
 const DELETED_AT_ONCE: usize = 500;
+/// How long a difference waits at most for polling to bring it, in rounds that are no gap's.
+const POLLING: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody asks for a round.
 const REQUESTS: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,8 @@ pub struct Reconcile {
     pub agenda: Arc<Agenda>,
     pub check: Check,
     pub source_name: String,
+    /// When polling last asked for what the source answered whole.
+    pub polled: watch::Receiver<Option<Instant>>,
     /// How long after one round the next one begins by itself.
     pub every: Duration,
 }
@@ -80,7 +85,7 @@ impl Reconcile {
     async fn round(&self, mut round: Round, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
         let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
-        let pass = Pass { source, since, number };
+        let pass = Pass { source, since, number, gap: round.gap };
         let Some(chats) = self.chats(&pass, &mut round).await else { return };
         round.chats = chats.len() as u64;
         let after = round.after.clone();
@@ -136,143 +141,150 @@ impl Reconcile {
     /// Compares the chats themselves; gives the living ones' ids, in order. `None` if another round was begun.
     async fn chats(&self, pass: &Pass<'_>, round: &mut Round) -> Option<Vec<String>> {
         let mut stored = self.patiently(|| self.stored.chats()).await;
-        let served = self.all_chats(pass).await?;
-        let (mut differing, mut living) = (Vec::new(), Vec::new());
-        for (id, record) in &served {
-            let Record::Chat(chat) = record else {
-                // It is there all the same, and what is in it can be compared.
-                differing.push(record.clone());
-                living.extend(id.clone());
-                continue;
-            };
-            if !chat.stamp.deleted {
-                living.push(chat.id.clone());
-            }
-            let known = stored.get(&chat.id).map(|known| &known.version);
-            differing.extend(difference(Row::Chat(chat.clone()), known));
+        let versions: HashMap<_, _> = stored.iter().map(|(id, chat)| (id.clone(), chat.expected_version())).collect();
+        let first = self.chats_listed(pass, &versions, &HashSet::new()).await?;
+        round.appended += first.appended;
+        stored.retain(|id, chat| !chat.stamp.deleted && first.lacks(id));
+        if !stored.is_empty() || !first.doubtful.is_empty() {
+            let second = self.chats_listed(pass, &versions, &first.doubtful).await?;
+            round.appended += second.appended;
+            stored.retain(|id, _| second.lacks(id));
         }
-        let absent = |served: &[(Option<String>, Record)], chat: &str| {
-            served.iter().all(|(id, _)| id.as_deref().is_some_and(|id| id != chat))
-        };
-        stored.retain(|id, chat| !chat.stamp.deleted && absent(&served, id));
-        if !stored.is_empty() {
-            // Deleting is asked for twice: one answer that was wrong must not empty the copy.
-            let again = self.all_chats(pass).await?;
-            stored.retain(|id, _| absent(&again, id));
-        }
-        differing.extend(stored.into_values().filter_map(|chat| deletion(Row::Chat(chat))));
-        round.appended += self.append(pass, differing).await;
+        let deletions = stored.into_values().filter_map(|chat| deletion(Row::Chat(chat)));
+        round.appended += self.append(pass, deletions.collect()).await;
+        let mut living: Vec<String> = first.ids.into_iter().filter(|(_, living)| *living).map(|(id, _)| id).collect();
         living.sort();
         Some(living)
     }
 
-    /// Every chat that the source lists, with its id as far as that can be read.
-    async fn all_chats(&self, pass: &Pass<'_>) -> Option<Vec<(Option<String>, Record)>> {
-        let (mut rows, mut at) = (Vec::new(), Some(ListAt::Chats));
-        while let Some(place) = at {
-            // There is no going on without it.
-            let page = loop {
-                match self.page(pass, &place).await {
-                    Paged::Page(page) => break page,
-                    Paged::Superseded => return None,
-                    Paged::Not => {}
-                }
-            };
-            let ids = page.items.iter().map(|item| translate::id(item));
-            rows.extend(ids.zip(self.translated(&page, false)));
-            at = page.next;
+    /// There is no going on without it. `None` if another round was begun.
+    async fn chats_listed(
+        &self,
+        pass: &Pass<'_>,
+        stored: &HashMap<String, Version>,
+        doubtful: &HashSet<Version>,
+    ) -> Option<Listed> {
+        loop {
+            let listed = self.listed(pass, ListAt::Chats, stored, doubtful).await;
+            if listed.is_some() || self.agenda.round().1 != pass.number {
+                return listed;
+            }
         }
-        Some(rows)
     }
 
     /// Compares a chat's messages; gives how many records that took, `None` if it could not be compared.
     async fn chat(&self, pass: &Pass<'_>, chat: &str) -> Option<u64> {
         // Before the source is asked: see decision 4.
         let stored = self.patiently(|| self.stored.versions(chat)).await;
-        let (mut served, mut appended) = (Served::default(), 0);
-        let mut at = Some(ListAt::messages(chat));
-        while let Some(place) = at {
-            let Paged::Page(page) = self.page(pass, &place).await else { return None };
-            metrics::counter!("chat_sync_rows_compared_total").increment(page.items.len() as u64);
-            served.add(&page);
-            let differing = self.translated(&page, true).into_iter().filter_map(|record| match record {
-                Record::Message(message) => {
-                    let known = stored.get(&message.id);
-                    difference(Row::Message(message), known)
-                }
-                other => Some(other),
-            });
-            appended += self.append(pass, differing.collect()).await;
-            at = page.next;
-        }
-        let mut absent: Vec<String> = stored
-            .iter()
-            .filter(|(id, version)| served.lack(id) && is_living(version))
-            .map(|(id, _)| id.clone())
-            .collect();
-        if !absent.is_empty() {
-            let again = self.listed(pass, chat).await?;
-            absent.retain(|id| again.lack(id));
+        let first = self.listed(pass, ListAt::messages(chat), &stored, &HashSet::new()).await?;
+        let mut appended = first.appended;
+        let absent = stored.iter().filter(|(id, version)| first.lacks(id) && is_living(version));
+        let mut absent: Vec<String> = absent.map(|(id, _)| id.clone()).collect();
+        if !absent.is_empty() || !first.doubtful.is_empty() {
+            let second = self.listed(pass, ListAt::messages(chat), &stored, &first.doubtful).await?;
+            appended += second.appended;
+            absent.retain(|id| second.lacks(id));
         }
         for part in absent.chunks(DELETED_AT_ONCE) {
             let rows = self.patiently(|| self.stored.messages(chat, part)).await;
             // One that has changed since the listing is not what the source lacked.
-            let unchanged = rows.into_iter().filter(|row| stored.get(&row.id) == Some(&row.version));
+            let unchanged = rows.into_iter().filter(|row| stored.get(&row.id) == Some(&row.expected_version()));
             let deletions = unchanged.filter_map(|row| deletion(Row::Message(row)));
             appended += self.append(pass, deletions.collect()).await;
         }
         Some(appended)
     }
 
-    /// What the source lists of a chat. Deleting is asked for twice: one page that was served wrongly must not empty
-    /// a chat.
-    async fn listed(&self, pass: &Pass<'_>, chat: &str) -> Option<Served> {
-        let (mut served, mut at) = (Served::default(), Some(ListAt::messages(chat)));
+    /// Lists chats or a chat's messages and appends what is newer than the copy. A repair is appended if it is one
+    /// of the `doubtful` ones that an earlier listing asked for: one page that was served wrongly must neither empty
+    /// a chat nor put old texts into it.
+    async fn listed(
+        &self,
+        pass: &Pass<'_>,
+        from: ListAt,
+        stored: &HashMap<String, Version>,
+        doubtful: &HashSet<Version>,
+    ) -> Option<Listed> {
+        let kind = if from == ListAt::Chats { Kind::Chat } else { Kind::Message };
+        let (mut listed, mut at) = (Listed::default(), Some(from));
         while let Some(place) = at {
-            let Paged::Page(page) = self.page(pass, &place).await else { return None };
-            served.add(&page);
+            let page = self.page(pass, &place).await?;
+            metrics::counter!("chat_sync_rows_compared_total").increment(page.items.len() as u64);
+            let mut differing = Vec::new();
+            let records = translate::listing(&self.source_name, &page, kind, Timestamp::now());
+            for (item, record) in page.items.iter().zip(records) {
+                let row = match record {
+                    Record::Chat(chat) => Row::Chat(chat),
+                    Record::Message(message) => Row::Message(message),
+                    // It is there all the same, and what is in it can be compared.
+                    other => {
+                        listed.note(translate::id(item), true);
+                        differing.push(other);
+                        continue;
+                    }
+                };
+                let (id, living) = (row.id().to_owned(), is_living(row.version()));
+                let known = stored.get(&id);
+                listed.note(Some(id), living);
+                match difference(row, known) {
+                    Some(Difference::Newer(row)) => differing.push(row.into()),
+                    Some(Difference::Repair(row)) if doubtful.contains(row.version()) => differing.push(row.into()),
+                    Some(Difference::Repair(row)) => drop(listed.doubtful.insert(row.version().clone())),
+                    None => {}
+                }
+            }
+            listed.appended += self.append(pass, differing).await;
             at = page.next;
         }
-        Some(served)
+        Some(listed)
     }
 
     /// Appends what is not under way already, nor a dead letter.
     async fn append(&self, pass: &Pass<'_>, mut records: Vec<Record>) -> u64 {
+        if records.is_empty() {
+            return 0;
+        }
         let digests: Vec<String> = records.iter().map(Record::letter_digest).collect();
-        if !digests.is_empty() {
-            let dead = self.patiently(|| self.stored.dead_letters(&digests)).await;
-            let mut digests = digests.iter();
-            records.retain(|_| digests.next().is_none_or(|digest| !dead.contains(digest)));
+        let dead = self.patiently(|| self.stored.dead_letters(&digests)).await;
+        let mut digests = digests.iter();
+        records.retain(|_| digests.next().is_none_or(|digest| !dead.contains(digest)));
+        if !pass.gap && !records.is_empty() {
+            self.polled_after(Instant::now()).await;
         }
         let appended = self.appender.append_new(records, Some(pass.since)).await as u64;
         metrics::counter!("chat_sync_reconcile_appended_total").increment(appended);
         appended
     }
 
-    fn translated(&self, page: &Listing, messages: bool) -> Vec<Record> {
-        let kind = if messages { translate::Kind::Message } else { translate::Kind::Chat };
-        translate::listing(&self.source_name, page, kind, Timestamp::now())
+    /// Waits, not for ever, until polling has brought what the source had at that moment: that is no drift.
+    async fn polled_after(&self, moment: Instant) {
+        let mut polled = self.polled.clone();
+        let enough = polled.wait_for(|asked| asked.is_some_and(|asked| asked >= moment));
+        // Without an answer it is appended all the same: twice is harmless.
+        let _ = tokio::time::timeout(POLLING, enough).await;
     }
 
-    /// The page, if it can be had with some patience; a source that says how long to wait is waited for.
-    async fn page(&self, pass: &Pass<'_>, at: &ListAt) -> Paged {
+    /// The page, if it can be had with some patience and no other round is begun meanwhile; a source that says how
+    /// long to wait is waited for.
+    async fn page(&self, pass: &Pass<'_>, at: &ListAt) -> Option<Listing> {
         let (mut waits, mut tries) = (waits(), 0);
         loop {
             let outcome = pass.source.list(at).await;
             match outcome {
-                Outcome::Answered(page) => return Paged::Page(page),
+                Outcome::Answered(page) => return Some(page),
                 Outcome::RateLimited { .. } => {}
                 _ => tries += 1,
             }
             let (why, wait) = outcome.reason_and_wait(&mut waits);
             self.check.ready(format!("waiting for the source: {why}"));
+            self.agenda.waits(&why, pass.number);
             tokio::time::sleep(wait).await;
             if self.agenda.round().1 != pass.number {
-                return Paged::Superseded;
+                return None;
             }
             if tries >= TRIES || matches!(outcome, Outcome::Gone(_)) {
                 tracing::warn!(why, "a page of the source's listing cannot be had");
-                return Paged::Not;
+                return None;
             }
         }
     }
@@ -295,45 +307,37 @@ impl Reconcile {
     }
 }
 
-/// What came of asking for a page of a listing.
-enum Paged {
-    Page(Listing),
-    /// It is not there, or not for now.
-    Not,
-    /// Another round was begun meanwhile.
-    Superseded,
-}
-
 /// What one round works with.
 struct Pass<'a> {
     source: &'a Arc<dyn Source>,
     /// What was appended after this moment may not be stored yet, and is no difference.
     since: Instant,
     number: u64,
+    /// Whether it is there to find what is missing, rather than to see whether anything is.
+    gap: bool,
 }
 
-/// Which messages the source listed.
+/// What one listing said.
 #[derive(Default)]
-struct Served {
-    ids: HashSet<String>,
+struct Listed {
+    /// Which rows the source has, and whether they are alive there.
+    ids: HashMap<String, bool>,
     /// Whether some item's id could not be read: it may be any of those that seem to be missing.
     unreadable: bool,
+    /// The versions of the repairs that it asks for.
+    doubtful: HashSet<Version>,
+    appended: u64,
 }
 
-impl Served {
-    fn add(&mut self, page: &Listing) {
-        for item in &page.items {
-            match translate::id(item) {
-                Some(id) => drop(self.ids.replace(id)),
-                None => self.unreadable = true,
-            }
+impl Listed {
+    fn note(&mut self, id: Option<String>, living: bool) {
+        match id {
+            Some(id) => drop(self.ids.insert(id, living)),
+            None => self.unreadable = true,
         }
     }
 
-    fn lack(&self, id: &str) -> bool {
-        !self.unreadable && !self.ids.contains(id)
+    fn lacks(&self, id: &str) -> bool {
+        !self.unreadable && !self.ids.contains_key(id)
     }
 }
-
-/// The reason of rounds that nobody asked for.
-const SLOW: &str = "slow";

@@ -36,8 +36,13 @@ pub enum Outcome<T> {
 impl<T> Outcome<T> {
     /// Another answer, and everything else as it is.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        self.and_then(|answer| Outcome::Answered(change(answer)))
+    }
+
+    /// What comes of the answer, and everything else as it is.
+    pub fn and_then<U>(self, next: impl FnOnce(T) -> Outcome<U>) -> Outcome<U> {
         match self {
-            Self::Answered(answer) => Outcome::Answered(change(answer)),
+            Self::Answered(answer) => next(answer),
             Self::RateLimited { scope, retry_after } => Outcome::RateLimited { scope, retry_after },
             Self::CursorExpired(why) => Outcome::CursorExpired(why),
             Self::Gone(why) => Outcome::Gone(why),

@@ -46,7 +46,8 @@ pub trait Stored: Send + Sync {
     /// Every chat, by id; deleted ones too.
     async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError>;
 
-    /// The versions of a chat's messages, by id; deleted ones too.
+    /// The versions that a chat's messages make as they are stored, by id; deleted ones too. Not the versions that
+    /// stand beside them: somebody may have changed a text under its version.
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError>;
 
     /// These messages of a chat, whole.

@@ -88,19 +88,17 @@ impl Vendor {
         let mut query = vec![("limit", self.limit.to_string())];
         query.extend(before.map(|before| ("before", before.to_owned())));
         let answer = self.get::<Messages>(&["chats", chat, "messages"], &query, PATIENCE).await;
-        let page = match answer {
-            Outcome::Answered(page) => page,
-            other => return other.map(|_| unreachable!("it is no answer")),
-        };
-        // The oldest whose id can be read: a page may begin with a malformed item.
-        let oldest = page.messages.iter().find_map(|item| serde_json::from_str::<Id>(item.get()).ok());
-        let next = match (page.more, oldest) {
-            (false, _) => None,
-            (true, Some(oldest)) => Some(ListAt::Messages { chat: chat.to_owned(), before: Some(oldest.id) }),
-            // The end of the listing it is not.
-            (true, None) => return Outcome::Unavailable("there is more, but no id to go on from".into()),
-        };
-        Outcome::Answered(Listing { generation: page.generation, items: page.messages, next })
+        answer.and_then(|Messages { generation, messages: items, more }| {
+            // The oldest whose id can be read: a page may begin with a malformed item.
+            let oldest = items.iter().find_map(|item| serde_json::from_str::<Id>(item.get()).ok());
+            let next = match (more, oldest) {
+                (false, _) => None,
+                (true, Some(oldest)) => Some(ListAt::Messages { chat: chat.to_owned(), before: Some(oldest.id) }),
+                // The end of the listing it is not.
+                (true, None) => return Outcome::Unavailable("there is more, but no id to go on from".into()),
+            };
+            Outcome::Answered(Listing { generation, items, next })
+        })
     }
 }
 

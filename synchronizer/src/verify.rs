@@ -107,7 +107,7 @@ impl Verify {
         let until = Instant::now() + self.lag;
         loop {
             let before = self.stored.chats().await?;
-            let served = self.pages(ListAt::Chats, Kind::Chat).await?;
+            let served = self.served_chats().await?;
             let after = self.stored.chats().await?;
             let (mut report, mut living, mut there) = (Report::default(), Vec::new(), HashSet::new());
             for (id, record) in &served {
@@ -117,8 +117,7 @@ impl Verify {
                         if !chat.stamp.deleted {
                             living.push((chat.id.clone(), chat.title.clone()));
                         }
-                        let version =
-                            |chats: &BTreeMap<String, Chat>| chats.get(&chat.id).map(|chat| chat.version.clone());
+                        let version = |chats: &BTreeMap<String, Chat>| chats.get(&chat.id).map(Chat::expected_version);
                         let (earlier, later) = (version(&before), version(&after));
                         if let Some(difference) = judge(None, &chat.version, earlier.as_ref(), later.as_ref()) {
                             note(&mut report, &chat.id, difference);
@@ -182,61 +181,64 @@ impl Verify {
 
     async fn chat(&self, chat: &str) -> anyhow::Result<Compared> {
         let before = self.stored.versions(chat).await?;
-        let served = self.pages(ListAt::messages(chat), Kind::Message).await?;
         let mut compared = Compared::default();
         for (id, version) in &before {
             compared.copy.add(id, version);
         }
-        for (_, record) in &served {
-            if let Record::Message(message) = record {
-                compared.source.add(&message.id, &message.version);
+        let (mut there, mut suspects, mut at) = (HashSet::new(), Vec::new(), Some(ListAt::messages(chat)));
+        while let Some(place) = at {
+            let page = self.page(&place).await?;
+            for (id, record) in self.translated(&page, Kind::Message) {
+                there.extend(id.clone());
+                if let Record::Message(message) = &record {
+                    compared.source.add(&message.id, &message.version);
+                    if before.get(&message.id).is_some_and(|stored| same(stored, &message.version)) {
+                        continue;
+                    }
+                }
+                suspects.push((id, record));
             }
+            at = page.next;
         }
-        let strange = served.iter().any(|(_, record)| !matches!(record, Record::Message(_)));
-        if compared.source == compared.copy && !strange {
-            return Ok(compared);
+        if compared.source != compared.copy || !suspects.is_empty() {
+            let after = self.stored.versions(chat).await?;
+            self.judge_all(suspects, &before, &after, &mut compared).await?;
+            let gone = before.iter().filter(|(id, version)| !there.contains(*id) && is_living(version));
+            compared.differences.extend(gone.map(|(id, version)| Difference {
+                message: Some(id.clone()),
+                how: How::NotAtTheSource,
+                source: None,
+                copy: Some(version.clone()),
+            }));
+            compared.differences.sort_by(|a, b| (&a.message, a.how).cmp(&(&b.message, b.how)));
         }
-        let after = self.stored.versions(chat).await?;
-        self.rows(&served, &before, &after, &mut compared).await?;
         Ok(compared)
     }
 
-    async fn rows(
+    async fn judge_all(
         &self,
-        served: &[(Option<String>, Record)],
+        suspects: Vec<(Option<String>, Record)>,
         before: &HashMap<String, Version>,
         after: &HashMap<String, Version>,
         compared: &mut Compared,
     ) -> anyhow::Result<()> {
-        let mut suspects = Vec::new();
-        for (id, record) in served {
-            let difference = match record {
-                Record::Message(message) => {
-                    let id = &message.id;
-                    judge(Some(id.clone()), &message.version, before.get(id), after.get(id))
-                }
-                _ => Some(Difference { message: id.clone(), how: How::NotUnderstood, source: None, copy: None }),
-            };
-            suspects.extend(difference.map(|difference| (record.clone(), difference)));
-        }
-        let records: Vec<Record> = suspects.iter().map(|(record, _)| record.clone()).collect();
+        let records: Vec<Record> = suspects.iter().map(|(_, record)| record.clone()).collect();
         let explained = self.explained(&records).await?;
-        for (record, difference) in suspects {
+        for (id, record) in suspects {
+            let difference = match &record {
+                Record::Message(message) => {
+                    let (earlier, later) = (before.get(&message.id), after.get(&message.id));
+                    judge(Some(message.id.clone()), &message.version, earlier, later)
+                }
+                _ => Some(Difference { message: id, how: How::NotUnderstood, source: None, copy: None }),
+            };
+            let Some(difference) = difference else { continue };
             if explained.contains(&record.letter_digest()) {
                 compared.explained.push(difference.message.unwrap_or_else(|| record.letter_digest()));
             } else {
                 compared.differences.push(difference);
             }
         }
-        let there: HashSet<&str> = served.iter().filter_map(|(id, _)| id.as_deref()).collect();
-        let gone = before.iter().filter(|(id, version)| !there.contains(id.as_str()) && is_living(version));
-        compared.differences.extend(gone.map(|(id, version)| Difference {
-            message: Some(id.clone()),
-            how: How::NotAtTheSource,
-            source: None,
-            copy: Some(version.clone()),
-        }));
-        compared.differences.sort_by(|a, b| (&a.message, a.how).cmp(&(&b.message, b.how)));
         Ok(())
     }
 
@@ -245,26 +247,32 @@ impl Verify {
         Ok(if digests.is_empty() { HashSet::new() } else { self.stored.dead_letters(&digests).await? })
     }
 
-    /// All rows of a listing, each with its id as far as that can be read.
-    async fn pages(&self, from: ListAt, kind: Kind) -> anyhow::Result<Vec<(Option<String>, Record)>> {
-        let (mut rows, mut at) = (Vec::new(), Some(from));
+    /// Every chat of the source, each with its id as far as that can be read.
+    async fn served_chats(&self) -> anyhow::Result<Vec<(Option<String>, Record)>> {
+        let (mut rows, mut at) = (Vec::new(), Some(ListAt::Chats));
         while let Some(place) = at {
-            let Some(page) = self.page(&place).await? else { anyhow::bail!("the source does not have what it listed") };
-            let ids = page.items.iter().map(|item| translate::id(item));
-            rows.extend(ids.zip(translate::listing(&self.source_name, &page, kind, Timestamp::now())));
+            let page = self.page(&place).await?;
+            rows.extend(self.translated(&page, Kind::Chat));
             at = page.next;
         }
         Ok(rows)
     }
 
-    /// `None` if it is gone: the chat was deleted a moment ago.
-    async fn page(&self, at: &ListAt) -> anyhow::Result<Option<Listing>> {
+    fn translated(&self, page: &Listing, kind: Kind) -> Vec<(Option<String>, Record)> {
+        let ids = page.items.iter().map(|item| translate::id(item));
+        ids.zip(translate::listing(&self.source_name, page, kind, Timestamp::now())).collect()
+    }
+
+    async fn page(&self, at: &ListAt) -> anyhow::Result<Listing> {
         let (mut waits, until) = (waits(), Instant::now() + self.lag.max(Duration::from_secs(10)));
         loop {
             let outcome = self.source.list(at).await;
             match outcome {
-                Outcome::Answered(page) => return Ok(Some(page)),
-                Outcome::Gone(_) if *at != ListAt::Chats => return Ok(None),
+                Outcome::Answered(page) => return Ok(page),
+                // The chat was deleted a moment ago.
+                Outcome::Gone(_) if *at != ListAt::Chats => {
+                    anyhow::bail!("the source does not have what it listed")
+                }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
                     anyhow::ensure!(Instant::now() + wait < until, "the source does not answer: {why}");

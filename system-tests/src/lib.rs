@@ -8,4 +8,5 @@ pub mod pipeline;
 pub mod process;
 pub mod proxy;
 pub mod reader;
+pub mod tool;
 pub mod vendor;

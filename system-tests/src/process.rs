@@ -67,7 +67,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
-        signal(self.child.as_ref().expect("it is running").id(), name);
+        signal(self.pid(), name);
     }
 
     /// Waits until it ends by itself.
@@ -80,12 +80,18 @@ impl Process {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("its status").is_none())
     }
 
+    /// # Panics
+    /// If it is not running.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+
     /// How much memory it holds, in bytes.
     ///
     /// # Panics
     /// If it is not running.
     pub fn memory(&self) -> u64 {
-        let pid = self.child.as_ref().expect("it is running").id();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
         resident.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024

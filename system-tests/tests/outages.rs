@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use contract::Timestamp;
 use futures::future::join_all;
 use platform::eventually;
 use platform::testing::server;
 use serde_json::Value;
 use sqlx::PgPool;
 use system_tests::compared::{Rows, at_the_vendor, dead_letters, in_the_copy};
+use system_tests::metrics;
 use system_tests::own_kafka::OwnKafka;
 use system_tests::pipeline::{Options, Pipeline, host_and_port};
 use system_tests::proxy::Proxy;
 use system_tests::reader::Reader;
+use system_tests::tool::verifies;
 use system_tests::vendor::Vendor;
 
 const CHATS: usize = 10;
@@ -21,8 +24,13 @@ const READERS: usize = 50;
 /// Messages a second.
 const RATE: u64 = 200;
 /// How long each server stays away.
-const AWAY: Duration = Duration::from_secs(20);
-const ALL_AWAY: Duration = Duration::from_secs(60);
+const AWAY: Duration = Duration::from_secs(60);
+/// Kafka is killed and started again.
+const KAFKA_AWAY: Duration = Duration::from_secs(10);
+/// How many changes are made while a service that was killed stays away: a few seconds' worth.
+const MISSED: u64 = 400;
+/// A page says "behind" when its copy is older than this.
+const TOLD: Duration = Duration::from_secs(6);
 /// More than this and something is kept that nobody bounds; debug builds, 200 messages a second, minutes.
 const MEMORY: u64 = 400 << 20;
 
@@ -56,6 +64,10 @@ impl Flow {
         Self { stop, posted, tasks }
     }
 
+    fn posted(&self) -> u64 {
+        self.posted.load(Ordering::Relaxed)
+    }
+
     async fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         join_all(self.tasks).await;
@@ -68,6 +80,13 @@ async fn check(address: &str, name: &str) -> (u16, String) {
     let status = answer.status().as_u16();
     let checks: Value = answer.json().await.unwrap_or_default();
     (status, checks["checks"][name]["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+/// How old its copy is, as the reader is told.
+fn told_age(reader: &Reader) -> Duration {
+    let screen = reader.screen();
+    let time = |name: &str| screen.heartbeats.last()?[name].as_str()?.parse::<Timestamp>().ok();
+    time("now").zip(time("fresh_as_of")).map_or(Duration::MAX, |(now, fresh)| now.since(fresh))
 }
 
 /// What is posted now reaches a screen.
@@ -113,6 +132,8 @@ async fn servers_and_services_go_away_while_people_write_and_watch() {
     eventually!(check(&writer, "store").await.0 == 503, "/readyz says that the store is away");
     eventually!(check(&internal, "copy").await.1.contains("pushing what the log brings"), "internal says so too");
     assert_eq!(check(&internal, "copy").await.0, 200, "and stays ready");
+    let store = "chat_sync_ready{check=\"store\"}";
+    eventually!(metrics::value(&writer, store).await == Some(0.0), "the metrics say that the store is away");
     pushes_go_on(&vendor, &chats[1], &readers[1], "without Postgres").await;
     tokio::time::sleep(AWAY).await;
     postgres.restore();
@@ -120,31 +141,28 @@ async fn servers_and_services_go_away_while_people_write_and_watch() {
 
     kafka.kill();
     eventually!(check(&writer, "log").await.0 == 503, "/readyz says that the log is away");
-    tokio::time::sleep(AWAY / 4).await;
+    eventually!(told_age(&readers[0]) > TOLD, "the screens are told that they are behind");
+    tokio::time::sleep(KAFKA_AWAY).await;
     kafka.start_again().await;
+    eventually!(told_age(&readers[0]) < TOLD, "the screens are told that they are live again");
     pushes_go_on(&vendor, &chats[2], &readers[2], "after Kafka is back").await;
 
     redis.cut();
     postgres.cut();
     kafka.kill();
-    tokio::time::sleep(ALL_AWAY).await;
+    tokio::time::sleep(AWAY).await;
     kafka.start_again().await;
     pushes_go_on(&vendor, &chats[3], &readers[3], "with Kafka alone").await;
     redis.restore();
     postgres.restore();
     eventually!(check(&writer, "store").await.0 == 200, "the store is back again");
 
-    for service in 1..4 {
-        pipeline.processes()[service].kill();
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        pipeline.processes()[service].start_again();
-        pipeline.ready().await;
-        pushes_go_on(&vendor, &chats[service], &readers[service], "after a service was killed").await;
-    }
+    services_are_killed(&mut pipeline, &vendor, &flow, &chats, &readers).await;
     let posted = flow.end().await;
     let rate = posted as f64 / began.elapsed().as_secs_f64();
 
     all_are_equal(&pipeline, &vendor, &chats, &readers).await;
+    verifies(&pipeline).await;
     let memory = pipeline.processes().map(|process| process.memory() >> 20);
     eprintln!(
         "{posted} changes, {rate:.0} a second, {READERS} readers; lost 0, backwards 0; memory, MiB: external {}, \
@@ -152,6 +170,24 @@ async fn servers_and_services_go_away_while_people_write_and_watch() {
         memory[0], memory[1], memory[2], memory[3]
     );
     assert!(memory.iter().all(|memory| memory << 20 < MEMORY), "{memory:?}");
+}
+
+/// Each of ours, one after another, while people go on.
+async fn services_are_killed(
+    pipeline: &mut Pipeline,
+    vendor: &Vendor,
+    flow: &Flow,
+    chats: &[String],
+    readers: &[Reader],
+) {
+    for service in 1..4 {
+        pipeline.processes()[service].kill();
+        let missed = flow.posted() + MISSED;
+        eventually!(flow.posted() >= missed, "people go on");
+        pipeline.processes()[service].start_again();
+        pipeline.ready().await;
+        pushes_go_on(vendor, &chats[service], &readers[service], "after a service was killed").await;
+    }
 }
 
 /// Source = Postgres = every screen; no screen ever went backwards; nothing is a dead letter.

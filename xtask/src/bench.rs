@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::process::{root, run as run_command};
-use crate::test;
+use crate::{fetch, test};
 
 pub fn run(only: &[String]) -> anyhow::Result<()> {
     eprintln!("Building everything for release (minutes at the first time)");
@@ -24,5 +24,12 @@ pub fn run(only: &[String]) -> anyhow::Result<()> {
     std::fs::create_dir_all(root().join("target"))?;
     let mut bench = Command::new(target.join("release/bench"));
     bench.current_dir(root()).args(only).envs(world.variables.iter().map(|(name, value)| (name, value)));
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    if wanted("writer") {
+        bench.env("CHAT_SYNC_BENCH_SINK", fetch::sink()?);
+    }
+    if wanted("fan_out") {
+        bench.env("CHAT_SYNC_BENCH_NODE", fetch::node_peers()?);
+    }
     run_command(&mut bench)
 }

@@ -42,6 +42,19 @@ pub fn kafka() -> anyhow::Result<PathBuf> {
     Ok(kept)
 }
 
+/// The folder in which Kafka Connect finds Debezium's JDBC sink, which benchmarks measure next to.
+pub fn sink() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join("debezium-jdbc-3.6.0");
+    once(&kept, |folder| {
+        let mut command = Command::new("mvn");
+        command.args(["-B", "-q", "dependency:unpack"]);
+        command.arg("-Dartifact=io.debezium:debezium-connector-jdbc:3.6.0.Final:tar.gz:plugin");
+        command.arg(format!("-DoutputDirectory={}", folder.display())).current_dir(std::env::temp_dir());
+        step("fetch Debezium's JDBC sink 3.6 with Maven (once)", &log("sink")?, &mut command)
+    })?;
+    Ok(kept)
+}
+
 /// The folder of Postgres' programs.
 pub fn postgres() -> anyhow::Result<PathBuf> {
     let kept = cache()?.join(POSTGRES);
@@ -98,15 +111,24 @@ fn once(kept: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::
 /// The script that looks for what keeps people out of a page.
 pub fn axe() -> anyhow::Result<PathBuf> {
     let kept = cache()?.join("axe-core-4.11.0");
-    once(&kept, |folder| {
-        if !exists("npm") {
-            apt("npm", &["npm"])?;
-        }
-        let mut command = Command::new("npm");
-        command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
-        step("fetch axe-core 4.11 with npm (once)", &log("axe")?, command.arg("axe-core@4.11.0"))
-    })?;
+    once(&kept, |folder| npm(folder, "axe-core 4.11", &["axe-core@4.11.0"]))?;
     Ok(kept.join("node_modules/axe-core/axe.min.js"))
+}
+
+/// The Node packages that benchmarks measure next to.
+pub fn node_peers() -> anyhow::Result<PathBuf> {
+    let kept = cache()?.join("ws-8.23.0-socket.io-4.8.4");
+    once(&kept, |folder| npm(folder, "ws and socket.io", &["ws@8.23.0", "socket.io@4.8.4"]))?;
+    Ok(kept.join("node_modules"))
+}
+
+fn npm(folder: &Path, what: &str, packages: &[&str]) -> anyhow::Result<()> {
+    if !exists("npm") {
+        apt("npm", &["npm"])?;
+    }
+    let mut command = Command::new("npm");
+    command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
+    step(&format!("fetch {what} with npm (once)"), &log("npm")?, command.args(packages))
 }
 
 /// The program of cargo-deny, which checks licences.

@@ -89,6 +89,7 @@ async fn groups(world: &World, json: bool) -> anyhow::Result<ExitCode> {
         let (state, count) = (group.state.as_str(), group.count);
         println!("{:<20} {state:<10} {count:>7}  {}  {}", group.reason, group.oldest, group.newest);
     }
+    println!("list --reason <reason> names each with its digest");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -143,6 +144,7 @@ async fn one(world: &World, digest: &str) -> anyhow::Result<Letter> {
 }
 
 async fn meant(world: &World, which: Which) -> anyhow::Result<Vec<Letter>> {
+    let everything = which.all;
     let letters = match which.digest {
         Some(digest) => vec![one(world, &digest).await?],
         None => {
@@ -150,7 +152,10 @@ async fn meant(world: &World, which: Which) -> anyhow::Result<Vec<Letter>> {
             world.letters.letters(&filter).await?
         }
     };
-    ensure!(!letters.is_empty(), "no open dead letters of that kind");
+    ensure!(everything || !letters.is_empty(), "no open dead letters of that reason");
+    if letters.is_empty() {
+        println!("no open dead letters");
+    }
     Ok(letters)
 }
 

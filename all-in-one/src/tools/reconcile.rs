@@ -36,7 +36,8 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     loop {
         tokio::time::sleep(LOOK).await;
         let checkpoint = to_log.checkpoint().await?;
-        let State { round, last, request: taken } = checkpoint.map(|found| found.reconcile).unwrap_or_default();
+        let State { round, last, request: taken, drift: _ } =
+            checkpoint.map(|found| found.reconcile).unwrap_or_default();
         if taken != request {
             if asked.elapsed() > PATIENCE {
                 bail!("nobody has taken it up within {PATIENCE:?}; does a synchronizer lead? See its /readyz");
@@ -47,6 +48,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
             (Some(round), _) => {
                 bar.set_length(round.chats);
                 bar.set_position(round.chats_done);
+                bar.set_message(round.waiting.map_or("chats".to_owned(), |why| format!("chats, waiting: {why}")));
             }
             (None, Some(last)) if last.request == request => {
                 bar.finish_and_clear();

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use contract::{Message, Record, Timestamp, Topics, Version, partition_of};
 use internal::hub::Pushed;
+use platform::dead_letters::{Filter, Letter};
 use platform::event_log::{LogRecord, TopicPartition};
 
 use super::World;
@@ -18,19 +19,34 @@ pub struct Args {
     chat: Option<String>,
 }
 
+/// How many of the newest dead letters are looked into.
+const LETTERS: u32 = 1000;
 /// How much the vendor's clock and ours may differ: records are looked for from so long before the message was made.
 const CLOCKS_MS: u64 = 3_600_000;
 
 pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let Some((chat, stored)) = stored(world, &args).await? else {
-        bail!("message {} is not in the copy; `chat-sync verify` tells whether it should be", args.message);
+        let letters = dead_letters(world, &args.message).await?;
+        if letters.is_empty() {
+            bail!("message {} is not in the copy; `chat-sync verify` tells whether it should be", args.message);
+        }
+        for Letter { digest, reason, detail, state, topic, partition, offset, .. } in letters {
+            println!("a dead letter, {}: {reason}: {detail}", state.as_str());
+            println!("         {topic}[{partition}]@{offset}; `chat-sync dead-letters show {digest}` shows it whole");
+        }
+        return Ok(ExitCode::SUCCESS);
     };
     vendor(&stored);
     let partition = partition_of(&chat, partitions(world).await?);
     let topic = Topics::with_suffix(&world.settings.topic_suffix).changes;
     let at = TopicPartition::new(topic, partition);
     let since = i64::try_from((stored.created_at.micros() / 1000).saturating_sub(CLOCKS_MS)).unwrap_or(0);
-    let records = world.log.find(&at, &format!("{chat}/{}", stored.id), since).await?;
+    let key = format!("{chat}/{}", stored.id);
+    let mut records = world.log.find(&at, &key, since).await?;
+    if records.is_empty() {
+        // The vendor's clock may be far ahead of the log's.
+        records = world.log.find(&at, &key, 0).await?;
+    }
     let applied = world.store.progress().await?.get(&at).map_or(0, |progress| progress.next_offset);
     if records.is_empty() {
         println!("log      {at} has no record of it any more; it keeps 7 days");
@@ -55,6 +71,14 @@ async fn stored(world: &World, args: &Args) -> anyhow::Result<Option<(String, Me
         }
     }
     Ok(None)
+}
+
+/// The letters that name the message.
+async fn dead_letters(world: &World, message: &str) -> anyhow::Result<Vec<Letter>> {
+    let letters = world.letters.letters(&Filter { limit: LETTERS, ..Filter::default() }).await?;
+    // As JSON writes it; what cannot be understood cannot be looked into any better.
+    let name = serde_json::to_string(message)?;
+    Ok(letters.into_iter().filter(|letter| letter.raw.contains(&name)).collect())
 }
 
 async fn partitions(world: &World) -> anyhow::Result<u32> {

@@ -4,13 +4,13 @@ mod operators;
 
 use std::sync::Arc;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{FromRequestParts, State, WebSocketUpgrade};
+use axum::extract::{State, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use platform::api::{Json, Path, Problem, Query, asset};
 use platform::config::Secret;
 use platform::dead_letters::DeadLetters;
 use platform::health::Health;
@@ -55,6 +55,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/thread.js", SCRIPT, include_str!("../../web/thread.js")),
     ("/ops", HTML, include_str!("../../web/ops.html")),
     ("/ops.js", SCRIPT, include_str!("../../web/ops.js")),
+    ("/metrics.md", "text/markdown; charset=utf-8", include_str!("../../../docs/metrics.md")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../../web/style.css")),
     ("/ops.css", "text/css; charset=utf-8", include_str!("../../web/ops.css")),
 ];
@@ -73,63 +74,20 @@ pub fn router(app: App) -> Router {
         .merge(operators::router())
         .route("/ws", get(web_socket))
         .fallback(|uri: Uri| async move {
-            Problem(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))
+            Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))
         })
         .method_not_allowed_fallback(|| async {
-            Problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the copy is only read".into())
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the copy is only read")
         })
         .with_state(app)
-}
-
-fn asset(content_type: &'static str, body: &'static str) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'none'",
-        ),
-    ];
-    (headers, body).into_response()
-}
-
-/// An error as every route tells it: `{"error":{"code","message"}}`.
-struct Problem(StatusCode, &'static str, String);
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = json!({ "error": { "code": self.1, "message": self.2 } });
-        (self.0, Json(body)).into_response()
-    }
 }
 
 impl From<CopyError> for Problem {
     fn from(error: CopyError) -> Self {
         tracing::warn!(%error, "the copy cannot be read");
-        Self(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the copy cannot be read now".into())
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the copy cannot be read now")
     }
 }
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self(rejection.status(), "bad_request", rejection.body_text())
-    }
-}
-
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self(rejection.status(), "bad_request", rejection.body_text())
-    }
-}
-
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
-struct Query<T>(T);
-
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Path), rejection(Problem))]
-struct Path<T>(T);
 
 async fn chats(State(app): State<App>) -> Result<Response, Problem> {
     Ok(Json(json!({ "chats": app.copy.chats().await? })).into_response())
@@ -149,14 +107,12 @@ async fn messages(
 ) -> Result<Response, Problem> {
     let limit = window.limit.unwrap_or(50);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", format!("limit is from 1 to {MAX_LIMIT}")));
+        return Err(Problem::bad_request(format!("limit is from 1 to {MAX_LIMIT}")));
     }
     match app.copy.messages(&chat, window.before.as_deref(), limit).await? {
         Page::Messages(messages, more) => Ok(Json(json!({ "messages": messages, "more": more })).into_response()),
-        Page::NoChat => Err(Problem(StatusCode::NOT_FOUND, "chat_not_found", "there is no such chat".into())),
-        Page::NoSuchPlace => {
-            Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "before names no message of this chat".into()))
-        }
+        Page::NoChat => Err(Problem::new(StatusCode::NOT_FOUND, "chat_not_found", "there is no such chat")),
+        Page::NoSuchPlace => Err(Problem::bad_request("before names no message of this chat")),
     }
 }
 
@@ -165,7 +121,7 @@ async fn versions(State(app): State<App>, Path((chat, message)): Path<(String, S
     let versions = versions_from(app.history.versions(&chat, &message).await?)?;
     if versions.is_empty() {
         let why = "there is no such message, or not any more";
-        return Err(Problem(StatusCode::NOT_FOUND, "message_not_found", why.into()));
+        return Err(Problem::new(StatusCode::NOT_FOUND, "message_not_found", why));
     }
     Ok(Json(json!({ "versions": versions })).into_response())
 }
@@ -198,11 +154,11 @@ struct Search {
 async fn search(State(app): State<App>, Query(search): Query<Search>) -> Result<Response, Problem> {
     let limit = search.limit.unwrap_or(30);
     if !(1..=100).contains(&limit) {
-        return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "limit is from 1 to 100".into()));
+        return Err(Problem::bad_request("limit is from 1 to 100"));
     }
     let words = words(&search.q);
     if words.is_empty() {
-        return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "type a word to look for".into()));
+        return Err(Problem::bad_request("type a word to look for"));
     }
     let mut rows = app.history.search(&words, limit + 1).await?;
     let more = rows.len() > limit as usize;
@@ -217,9 +173,9 @@ async fn web_socket(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
-    let upgrade = upgrade.map_err(|why| Problem(StatusCode::BAD_REQUEST, "bad_request", why.body_text()))?;
+    let upgrade = upgrade.map_err(|why| Problem::bad_request(why.body_text()))?;
     if !same_origin(&headers) {
-        return Err(Problem(StatusCode::FORBIDDEN, "foreign_origin", "only this server's own page may connect".into()));
+        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", "only this server's own page may connect"));
     }
     let upgraded = upgrade
         .max_message_size(MAX_FRAME)

@@ -1,16 +1,16 @@
 //! What operators see and decide.
 
+use axum::Router;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use platform::dead_letters::{Filter, LettersError, State as LetterState};
+use platform::api::{Json, Path, Problem, Query};
+use platform::dead_letters::{Filter, State as LetterState};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, Path, Problem, Query};
+use super::App;
 
 pub(super) fn router() -> Router<App> {
     Router::new()
@@ -18,19 +18,6 @@ pub(super) fn router() -> Router<App> {
         .route("/api/ops/pushes/{chat}/{message}", get(pushed))
         .route("/api/ops/dead-letters", get(letters))
         .route("/api/ops/dead-letters/{digest}", post(decide))
-}
-
-impl From<LettersError> for Problem {
-    fn from(error: LettersError) -> Self {
-        tracing::warn!(%error, "the dead letters cannot be used");
-        Self(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the dead letters cannot be read or changed now".into())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Self(rejection.status(), "bad_request", rejection.body_text())
-    }
 }
 
 /// The pipeline, stage by stage.
@@ -42,7 +29,7 @@ async fn view(State(app): State<App>) -> Response {
 async fn pushed(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
     let why = "this pod has not pushed it since its start, or not lately";
     let pushed = app.hub.pushed(&chat, &message);
-    pushed.map(|pushed| Json(pushed).into_response()).ok_or(Problem(StatusCode::NOT_FOUND, "not_pushed", why.into()))
+    pushed.map(|pushed| Json(pushed).into_response()).ok_or(Problem::new(StatusCode::NOT_FOUND, "not_pushed", why))
 }
 
 #[derive(Deserialize)]
@@ -70,33 +57,33 @@ async fn decide(
     State(app): State<App>,
     Path(digest): Path<String>,
     headers: HeaderMap,
-    decision: Result<Json<Decision>, JsonRejection>,
+    decision: Result<Json<Decision>, Problem>,
 ) -> Result<Response, Problem> {
     authorized(&app, &headers)?;
     let (state, note) = match decision?.0 {
         Decision::Retry => (LetterState::Retry, None),
         Decision::Discard { note } if note.trim().is_empty() => {
-            return Err(Problem(StatusCode::BAD_REQUEST, "bad_request", "note says why; it is empty".into()));
+            return Err(Problem::bad_request("note says why; it is empty"));
         }
         Decision::Discard { note } => (LetterState::Discarded, Some(note)),
     };
     if app.letters.decide(&digest, state, note.as_deref()).await? {
         return Ok(Json(json!({ "state": state })).into_response());
     }
-    Err(Problem(StatusCode::NOT_FOUND, "letter_not_found", "there is no such letter that is open".into()))
+    Err(Problem::new(StatusCode::NOT_FOUND, "letter_not_found", "there is no such letter that is open"))
 }
 
 fn authorized(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(token) = &app.operator_token else {
         let why = "nobody may decide here: CHAT_SYNC_OPERATOR_TOKEN is not set";
-        return Err(Problem(StatusCode::FORBIDDEN, "no_operator_token", why.into()));
+        return Err(Problem::new(StatusCode::FORBIDDEN, "no_operator_token", why));
     };
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
     if shown.is_some_and(|shown| same(shown.as_bytes(), token.expose().as_bytes())) {
         return Ok(());
     }
-    Err(Problem(StatusCode::UNAUTHORIZED, "bad_operator_token", "this is not the operator's token".into()))
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "bad_operator_token", "this is not the operator's token"))
 }
 
 /// In a time that does not tell how much of it was right.

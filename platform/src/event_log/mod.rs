@@ -24,6 +24,11 @@ impl TopicPartition {
     pub fn new(topic: impl Into<Arc<str>>, partition: u32) -> Self {
         Self { topic: topic.into(), partition }
     }
+
+    /// A position as stores keep it: topic, partition, next offset.
+    pub fn position((topic, partition, next): (String, i32, i64)) -> (Self, u64) {
+        (Self::new(topic, partition.cast_unsigned()), u64::try_from(next).unwrap_or_default())
+    }
 }
 
 impl fmt::Display for TopicPartition {

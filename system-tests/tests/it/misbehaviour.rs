@@ -9,6 +9,7 @@ use sqlx::PgPool;
 use system_tests::compared::{at_the_vendor, dead_letters, in_the_copy};
 use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
+use system_tests::tool::verifies;
 use system_tests::vendor::Vendor;
 
 /// Requests a second.
@@ -38,8 +39,8 @@ impl Trial {
         let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
         // What the vendor has before the first poll is listed; that is over before anything is tried.
         eventually!(
-            metrics::value(&pipeline.synchronizer_address, "chat_sync_verified_through").await.is_some(),
-            "the first reconcile is done"
+            metrics::value(&pipeline.synchronizer_address, "chat_sync_drift_messages").await == Some(0.0),
+            "the first comparison is done"
         );
         Some(Self { vendor: pipeline.vendor(), pipeline, pool, started })
     }
@@ -70,6 +71,7 @@ impl Trial {
         let asked = metrics::value(&self.pipeline.vendor_address, "chat_sync_external_reads_total").await.unwrap();
         let allowed = f64::from(BUDGET) * (self.started.elapsed().as_secs_f64() + 1.0);
         assert!(asked <= allowed, "asked {asked} times, allowed {allowed}");
+        verifies(&self.pipeline).await;
     }
 }
 

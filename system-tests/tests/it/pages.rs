@@ -136,6 +136,29 @@ async fn a_reader_comes_back_to_the_first_unread_message() {
     assert_eq!(browser.run(in_view).await, true, "nothing jumped");
     browser.driver.find(By::Id("news")).await.unwrap().click().await.unwrap();
     eventually!(browser.run(stored).await[&chat]["id"] == *newest, "now everything is read");
+    // The same within the page: what came while another chat was open.
+    let read = "document.querySelector('#messages').scrollTo(0, 1e6); return null";
+    eventually!(
+        {
+            browser.run(read).await;
+            browser.run("return document.getElementById('news').hidden").await == true
+        },
+        "everything is read"
+    );
+    let other = vendor.create_chat("Another").await;
+    browser.show(&mirror.internal_address, &format!("#/{other}")).await;
+    eventually!(text_of(&browser, "#title").await == "Another", "another chat is open");
+    let missed = vendor.post(&chat, "while another chat was open").await;
+    let url = format!("http://{}/api/chats/{chat}/messages", mirror.internal_address);
+    eventually!(reqwest::get(&url).await.unwrap().text().await.unwrap().contains(&missed), "the copy has it");
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(
+        browser.run("return document.querySelector('.unread')?.nextElementSibling.dataset.id").await == missed,
+        "the line stands before what was missed"
+    );
+    let reply = vendor.reply(&chat, &missed, "a reply that comes while it is open").await;
+    eventually!(text_of(&browser, ".fold button").await.contains("1 reply, 1 new"), "its fold says that it is new");
+    assert!(browser.text(&reply).await.is_none(), "and stays folded");
     browser.close().await;
 }
 
@@ -157,10 +180,9 @@ async fn an_operator_sees_the_pipeline_and_decides_about_dead_letters() {
     eventually!(text_of(&browser, "#drift").await == "0 rows", "the drift is known");
     let linked =
         browser.run("return [...document.querySelectorAll('.stage dd a')].map((link) => link.hash.slice(1))").await;
-    let metrics =
-        reqwest::get(format!("http://{}/metrics", mirror.internal_address)).await.unwrap().text().await.unwrap();
     for metric in linked.as_array().unwrap() {
-        assert!(metrics.contains(metric.as_str().unwrap()), "{metric} is a metric");
+        let named = format!("return document.getElementById({metric})?.textContent.startsWith({metric})");
+        eventually!(browser.run(&named).await == true, "the page says what {metric} is");
     }
     eventually!(text_of(&browser, "#groups button").await == "nul_character, open: 1", "the dead letter is there");
     browser.driver.find(By::Css("#groups button")).await.unwrap().click().await.unwrap();

@@ -1,8 +1,8 @@
-//! Reconcile against a source whose listings are wrong: nothing that is there may be deleted for that, and nothing is
-//! called compared that was not.
+//! Reconcile against a source whose listings are wrong: nothing that is there may be deleted or changed for that, and
+//! nothing is called compared that was not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use all_in_one::embedded_log::EmbeddedLog;
@@ -30,12 +30,15 @@ enum Wrong {
     MessagesGone,
     /// There is an item of which nobody can read what it is.
     UnreadableId,
+    /// A message has an older text, once.
+    OldTextOnce,
 }
 
 /// Has one chat with two messages; its feed brings them, its listings are wrong from the second round on.
 struct Listed {
     wrong: Wrong,
     rounds: AtomicU32,
+    was_wrong: AtomicBool,
 }
 
 fn raw(value: serde_json::Value) -> Box<RawValue> {
@@ -80,6 +83,13 @@ impl Source for Listed {
             (ListAt::Messages { .. }, Wrong::UnreadableId) if round >= 2 => {
                 page(vec![raw(json!({ "garbled": true })), raw(message("n", 3))])
             }
+            (ListAt::Messages { .. }, Wrong::OldTextOnce)
+                if round >= 2 && !self.was_wrong.swap(true, Ordering::SeqCst) =>
+            {
+                let mut old = message("m", 1);
+                old["text"] = "old".into();
+                page(vec![raw(old), raw(message("n", 3))])
+            }
             (ListAt::Messages { .. }, _) => page(vec![raw(message("m", 2)), raw(message("n", 3))]),
         }
     }
@@ -106,7 +116,7 @@ async fn begin(wrong: Wrong) -> World {
     store.migrate().await.unwrap();
     let log = Arc::new(EmbeddedLog::open(db.clone()).await.unwrap());
     let stop = Stop::new();
-    let source = Arc::new(Listed { wrong, rounds: AtomicU32::new(0) });
+    let source = Arc::new(Listed { wrong, rounds: AtomicU32::new(0), was_wrong: AtomicBool::new(false) });
     let running = synchronizer::run(
         settings,
         source.clone(),
@@ -131,11 +141,12 @@ impl World {
         eventually!(self.source.rounds.load(Ordering::SeqCst) >= count, "{count} lists of chats were asked for");
     }
 
-    async fn nothing_is_deleted(self) {
+    async fn nothing_is_changed(self) {
         assert_eq!(self.count("SELECT count(*) FROM messages WHERE NOT deleted").await, 2);
         assert_eq!(self.count("SELECT count(*) FROM chats WHERE NOT deleted").await, 1);
         let deletions = "SELECT count(*) FROM log_records WHERE value LIKE '%\"deleted\":true%'";
         assert_eq!(self.count(deletions).await, 0, "nor was anybody told so");
+        assert_eq!(self.count("SELECT count(*) FROM message_versions").await, 2, "nor is a text another one");
         self.stop.cancel();
     }
 }
@@ -145,7 +156,7 @@ async fn a_list_of_chats_that_is_empty_once_deletes_nothing() {
     let world = begin(Wrong::NoChatsOnce).await;
     eventually!(world.count("SELECT count(*) FROM messages").await == 2, "both are stored");
     world.rounds(5).await;
-    world.nothing_is_deleted().await;
+    world.nothing_is_changed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +164,7 @@ async fn a_list_of_chats_that_is_not_found_is_asked_for_again() {
     let world = begin(Wrong::ChatsGoneOnce).await;
     eventually!(world.count("SELECT count(*) FROM messages").await == 2, "both are stored");
     world.rounds(4).await;
-    world.nothing_is_deleted().await;
+    world.nothing_is_changed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,7 +175,7 @@ async fn a_chat_that_cannot_be_listed_is_not_called_compared() {
     let claims = "SELECT count(DISTINCT json_extract(CAST(value AS TEXT), '$.verified_through')) FROM log_records
         WHERE topic = 'chat-changes'";
     assert!(world.count(claims).await <= 1, "only the first round was a whole one");
-    world.nothing_is_deleted().await;
+    world.nothing_is_changed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,5 +183,15 @@ async fn an_item_without_an_id_may_be_any_that_is_missing() {
     let world = begin(Wrong::UnreadableId).await;
     eventually!(world.count("SELECT count(*) FROM messages").await == 2, "both are stored");
     world.rounds(4).await;
-    world.nothing_is_deleted().await;
+    world.nothing_is_changed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_is_served_wrongly_once_repairs_nothing() {
+    let world = begin(Wrong::OldTextOnce).await;
+    eventually!(world.count("SELECT count(*) FROM messages").await == 2, "both are stored");
+    eventually!(world.source.was_wrong.load(Ordering::SeqCst), "it was served wrongly");
+    let rounds = world.source.rounds.load(Ordering::SeqCst);
+    world.rounds(rounds + 3).await;
+    world.nothing_is_changed().await;
 }

@@ -1,0 +1,36 @@
+//! The operator's tools, as processes.
+
+use std::process::{Command, Output};
+
+use crate::pipeline::Pipeline;
+use crate::process::path_of;
+
+/// Runs a tool against the pipeline.
+///
+/// # Panics
+/// If it cannot be started.
+pub async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
+    let mut command = Command::new(path_of("chat-sync"));
+    command.env_clear().args(arguments).envs([
+        ("DATABASE_URL", pipeline.database_url.expose()),
+        ("CHAT_SYNC_SOURCE_URL", &format!("http://{}", pipeline.vendor_address)),
+        ("CHAT_SYNC_KAFKA", &pipeline.kafka),
+        ("CHAT_SYNC_TOPIC_SUFFIX", &pipeline.topic_suffix),
+        ("CHAT_SYNC_INTERNAL_URL", &format!("http://{}", pipeline.internal_address)),
+    ]);
+    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+}
+
+/// What it printed, errors after the rest.
+pub fn printed(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// `chat-sync verify` finds no difference that no dead letter explains.
+///
+/// # Panics
+/// If it finds one.
+pub async fn verifies(pipeline: &Pipeline) {
+    let verified = tool(pipeline, &["verify"]).await;
+    assert!(verified.status.success(), "{}", printed(&verified));
+}

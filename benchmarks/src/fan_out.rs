@@ -39,13 +39,14 @@ enum Dialect {
 }
 
 /// CPU microseconds a delivery, and how long after the first socket a message reached the others: p50, p99.
+#[derive(Clone, Copy)]
 struct Cost {
     cpu: f64,
     spread: [Duration; 2],
 }
 
 pub async fn run() -> anyhow::Result<Table> {
-    let (ours, line) = chat_sync().await?;
+    let Ours { whole, alone, frame: line } = chat_sync().await?;
     let modules = server("CHAT_SYNC_BENCH_NODE").context("the folder of the Node packages")?;
     let node = |script: &str| {
         let mut command = Command::new("node");
@@ -72,30 +73,49 @@ pub async fn run() -> anyhow::Result<Table> {
             line.len()
         ),
         columns: vec!["CPU µs", "next to raw send", "p50", "p99"],
-        rows: vec![row("chat-sync", &ours), row("raw send", &raw), row("ws", &ws), row("socket.io", &socket_io)],
+        rows: vec![
+            row("chat-sync", &whole),
+            row("of that, without log and gate", &alone),
+            row("raw send", &raw),
+            row("ws", &ws),
+            row("socket.io", &socket_io),
+        ],
     })
 }
 
-/// The cost, and what a frame of it looked like.
-async fn chat_sync() -> anyhow::Result<(Cost, String)> {
+struct Ours {
+    whole: Cost,
+    /// Without what the same messages cost while nobody watches: log and gate.
+    alone: Cost,
+    /// What a frame looked like.
+    frame: String,
+}
+
+async fn chat_sync() -> anyhow::Result<Ours> {
     let pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
     pipeline.ready().await;
     let vendor = pipeline.vendor();
     let chat = vendor.create_chat("Fan-out").await;
     let url = format!("http://{}/api/chats", pipeline.internal_address);
     eventually!(reqwest::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
-    let url = format!("ws://{}/ws", pipeline.internal_address);
-    let mut clients = Clients::connect(&url, Dialect::ChatSync, Some(&chat)).await?;
+    let post = async |chat: &str| {
+        let mut beats = tokio::time::interval(BEAT);
+        for number in 0..MESSAGES {
+            beats.tick().await;
+            vendor.post(chat, &format!("message {number:04}")).await;
+        }
+    };
     let pid = pipeline.internal.pid();
     let before = cpu_of(pid)?;
-    let mut beats = tokio::time::interval(BEAT);
-    for number in 0..MESSAGES {
-        beats.tick().await;
-        vendor.post(&chat, &format!("message {number:04}")).await;
-    }
+    post(&vendor.create_chat("Nobody watches").await).await;
+    let unwatched = per_delivery(cpu_of(pid)? - before);
+    let url = format!("ws://{}/ws", pipeline.internal_address);
+    let mut clients = Clients::connect(&url, Dialect::ChatSync, Some(&chat)).await?;
+    let before = cpu_of(pid)?;
+    post(&chat).await;
     let spread = clients.all().await?;
-    let cost = Cost { cpu: per_delivery(cpu_of(pid)? - before), spread };
-    Ok((cost, clients.frame))
+    let whole = Cost { cpu: per_delivery(cpu_of(pid)? - before), spread };
+    Ok(Ours { alone: Cost { cpu: whole.cpu - unwatched, ..whole }, whole, frame: clients.frame })
 }
 
 /// A program that sends every line of its input to every socket.

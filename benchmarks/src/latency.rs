@@ -21,6 +21,7 @@ use crate::plain::Plain;
 
 /// Messages a second.
 const RATE: u64 = 200;
+const WARM_UP: usize = 3_000;
 const MESSAGES: usize = 4_000;
 
 /// When something happened to each message, by the one clock of this machine.
@@ -59,13 +60,15 @@ async fn watch(
     Ok(seen)
 }
 
-/// Posts while somebody watches: when each was posted, and when its frame came.
+/// Posts while somebody watches: when each was posted, and when its frame came. The first ones warm up: a broker that
+/// has just been started is slow.
 async fn measure(vendor: &Vendor, chat: &str, url: String, subscribe: bool) -> anyhow::Result<(Times, Times)> {
     let (ready, watched) = tokio::sync::oneshot::channel();
     let subscribe = subscribe.then(|| chat.to_owned());
-    let watching = tokio::spawn(watch(url, subscribe, MESSAGES, ready));
+    let watching = tokio::spawn(watch(url, subscribe, WARM_UP + MESSAGES, ready));
     watched.await?;
-    let posted = post(vendor, chat).await;
+    post(vendor, chat, WARM_UP).await;
+    let posted = post(vendor, chat, MESSAGES).await;
     Ok((posted, watching.await??))
 }
 
@@ -108,10 +111,10 @@ async fn caught_up(vendor: &Vendor, chat: &str, url: &str) -> anyhow::Result<()>
 }
 
 /// Posts at the rate; gives when each was posted.
-async fn post(vendor: &Vendor, chat: &str) -> Times {
+async fn post(vendor: &Vendor, chat: &str, count: usize) -> Times {
     let mut beats = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
-    let mut posts = Vec::with_capacity(MESSAGES);
-    for number in 0..MESSAGES {
+    let mut posts = Vec::with_capacity(count);
+    for number in 0..count {
         beats.tick().await;
         let (vendor, chat) = (vendor.clone(), chat.to_owned());
         posts.push(tokio::spawn(async move {
@@ -127,7 +130,10 @@ async fn post(vendor: &Vendor, chat: &str) -> Times {
 }
 
 pub async fn run() -> anyhow::Result<Table> {
-    let mut pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
+    // The plain shape has no budget.
+    let synchronizer = vec![("CHAT_SYNC_SOURCE_BUDGET", "2000".to_owned())];
+    let options = Options { synchronizer, ..Options::default() };
+    let mut pipeline = Pipeline::start(options).await.context("the servers")?;
     pipeline.ready().await;
     let vendor = pipeline.vendor();
     let chat = vendor.create_chat("Latency").await;
@@ -153,7 +159,7 @@ pub async fn run() -> anyhow::Result<Table> {
         name: "latency",
         what: format!(
             "Milliseconds from the beginning of the POST at external to the frame at a WebSocket client, {MESSAGES} \
-             messages at {RATE} a second; the plain shape (one produce awaited, one upsert, one EVALSHA, one send a \
+             messages at {RATE} a second after {WARM_UP} that warm up; the plain shape (one produce awaited, one upsert, one EVALSHA, one send a \
              message) after it in the same run, on the same servers."
         ),
         columns: vec!["p50", "p99", "max"],

@@ -14,6 +14,8 @@ use platform::testing::{postgres_database, server, unique_suffix};
 use serde_json::{Value, json};
 use system_tests::pipeline::host_and_port;
 use system_tests::process::{Process, free_port};
+use writer::Store;
+use writer::to_postgres::Postgres;
 
 use crate::figures::rate;
 use crate::writing::{BATCH, ROWS};
@@ -66,8 +68,9 @@ async fn with_the_writer(log: &Kafka, passes: [&[Message]; 3]) -> anyhow::Result
 async fn with_the_sink(log: &Kafka, passes: [&[Message]; 3]) -> anyhow::Result<Vec<f64>> {
     let url = postgres_database().await.context("Postgres")?;
     let (pool, folder) = (platform::postgres::pool(&url, 1, true)?, tempfile::tempdir()?);
-    let table = "CREATE TABLE sink (chat_id text, id text, author text, text text, created_at timestamptz, \
-                 deleted boolean, version text, sequence bigint, PRIMARY KEY (chat_id, id))";
+    // With the same indexes: people must be able to read what it stores.
+    Postgres::new(pool.clone()).migrate().await?;
+    let table = "CREATE TABLE sink (LIKE messages INCLUDING ALL); ALTER TABLE sink ADD sequence bigint";
     sqlx::raw_sql(table).execute(&pool).await?;
     let mut rates = Vec::new();
     for rows in passes {

@@ -57,7 +57,7 @@ pub async fn run() -> anyhow::Result<Table> {
             "Rows a second into Postgres, durable commits, {ROWS} rows of 500 chats; ours is from records in memory: \
              collapse, rows, every version, position, one transaction for {BATCH} records; COPY fills one table. From the \
              log, processes read what was appended before; the sink (one task, upserts in batches of {BATCH}) compares \
-             no versions, keeps none and has no index but its key."
+             no versions and keeps none; its table has the same indexes."
         ),
         columns: vec!["fresh", "updates", "stale replays"],
         rows,

@@ -1,6 +1,6 @@
 //! Plays a Slack event log into the vendor, at a chosen speed, and goes on after a restart where it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use platform::lifecycle::Stop;
-use sqlx::{Sqlite as Db, Transaction};
 
 use crate::chat::{self, Message, Micros, Vendor};
 use crate::config::Speed;
 use crate::slack_log::{self, Action, Content, Step, Unused};
 use crate::store;
+
+/// How many lines that are due are played in one transaction.
+const AT_ONCE: usize = 20;
 
 /// Plays the files, then waits for the stop signal.
 ///
@@ -57,59 +59,70 @@ struct Played {
 async fn play(vendor: &Vendor, name: &str, lines: &[Vec<u8>], speed: Speed) -> anyhow::Result<Played> {
     let done = usize::try_from(store::replayed(&vendor.db, name).await?).unwrap_or(0).min(lines.len());
     let bar = progress_bar(lines.len() as u64);
-    let mut played = Played::default();
+    let (mut played, mut due) = (Played::default(), Vec::new());
     let mut clock = None;
     for (number, line) in lines.iter().enumerate().skip(done) {
         bar.set_position(number as u64);
-        let unused = match slack_log::read(line) {
-            Ok(step) => {
-                wait(speed, &mut clock, step.at).await;
-                apply(vendor, name, number + 1, step).await?
-            }
-            Err(reason) => Some(reason),
-        };
-        match unused {
-            None => played.used += 1,
-            Some(reason) => *played.unused.entry(reason).or_default() += 1,
+        let step = slack_log::read(line);
+        let wait = step.as_ref().map_or(Duration::ZERO, |step| until(speed, &mut clock, step.at));
+        if !wait.is_zero() || due.len() == AT_ONCE {
+            apply(vendor, name, number, std::mem::take(&mut due), &mut played).await?;
+            tokio::time::sleep(wait).await;
         }
+        due.push(step);
     }
-    commit(vendor, vendor.db.write.begin().await?, name, lines.len()).await?;
+    apply(vendor, name, lines.len(), due, &mut played).await?;
     bar.finish_and_clear();
     Ok(played)
 }
 
-/// Waits until it is this line's turn: as long after the first one as it was, divided by the speed. From the first
+/// How long until it is this line's turn: as long after the first one as it was, divided by the speed. From the first
 /// and not from the last: short sleeps are never as short as they should be, and that would add up.
-async fn wait(speed: Speed, clock: &mut Option<(Instant, Micros)>, at: Micros) {
+fn until(speed: Speed, clock: &mut Option<(Instant, Micros)>, at: Micros) -> Duration {
     let (began, first) = *clock.get_or_insert_with(|| (Instant::now(), at));
-    if let Speed::Times(times) = speed {
-        let since = Duration::from_micros(at.0.saturating_sub(first.0).max(0).cast_unsigned());
-        let due = Duration::try_from_secs_f64(since.as_secs_f64() / times).unwrap_or(Duration::MAX);
-        tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
-    }
+    let Speed::Times(times) = speed else { return Duration::ZERO };
+    let since = Duration::from_micros(at.0.saturating_sub(first.0).max(0).cast_unsigned());
+    let due = Duration::try_from_secs_f64(since.as_secs_f64() / times).unwrap_or(Duration::MAX);
+    due.saturating_sub(began.elapsed())
 }
 
-/// Does one step and remembers that it is done, in one transaction.
-async fn apply(vendor: &Vendor, name: &str, done: usize, step: Step) -> anyhow::Result<Option<Unused>> {
+/// Does the steps that are due and remembers that the first `done` lines are done, in one transaction.
+async fn apply(
+    vendor: &Vendor,
+    name: &str,
+    done: usize,
+    steps: Vec<Result<Step, Unused>>,
+    played: &mut Played,
+) -> anyhow::Result<()> {
     let _turn = vendor.turn.lock().await;
-    let known_chat = store::chat(&vendor.db, &step.channel).await?.is_some();
-    let mut tx = vendor.db.write.begin().await?;
-    let unused = match next_row(vendor, &step).await? {
-        Ok(row) => {
-            if !known_chat {
-                let chat = chat::new_chat(step.channel.clone(), format!("#{}", step.channel), step.at);
-                store::put_chat_in(&mut tx, &vendor.feed(), chat).await?;
+    let ids: Vec<_> = steps.iter().flatten().map(|step| (step.channel.as_str(), step.message())).collect();
+    let known = store::these_messages(&vendor.db, &ids).await?;
+    let mut known: HashMap<_, _> = known.into_iter().map(|row| ((row.chat_id.clone(), row.id.clone()), row)).collect();
+    let (mut chats, mut rows) = (Vec::new(), Vec::new());
+    for step in steps {
+        match step.and_then(|step| Ok((next_row(&known, &step)?, step))) {
+            Ok((row, step)) => {
+                if !chats.iter().any(|(channel, _)| *channel == row.chat_id) {
+                    chats.push((row.chat_id.clone(), step.at));
+                }
+                known.insert((row.chat_id.clone(), row.id.clone()), row.clone());
+                rows.push(row);
+                played.used += 1;
             }
-            store::put_message_in(&mut tx, &vendor.feed(), row).await?;
-            None
+            Err(reason) => *played.unused.entry(reason).or_default() += 1,
         }
-        Err(reason) => Some(reason),
-    };
-    commit(vendor, tx, name, done).await?;
-    Ok(unused)
-}
-
-async fn commit(vendor: &Vendor, mut tx: Transaction<'_, Db>, name: &str, done: usize) -> anyhow::Result<()> {
+    }
+    let mut new_chats = Vec::new();
+    for (channel, at) in chats {
+        if store::chat(&vendor.db, &channel).await?.is_none() {
+            new_chats.push(chat::new_chat(channel.clone(), format!("#{channel}"), at));
+        }
+    }
+    let mut tx = vendor.db.write.begin().await?;
+    for chat in new_chats {
+        store::put_chat_in(&mut tx, &vendor.feed(), chat).await?;
+    }
+    store::put_messages_in(&mut tx, &vendor.feed(), rows).await?;
     store::set_replayed(&mut tx, name, i64::try_from(done)?).await?;
     let latest: i64 = sqlx::query_scalar("SELECT sequence FROM vendor_feed").fetch_one(&mut *tx).await?;
     tx.commit().await?;
@@ -118,22 +131,16 @@ async fn commit(vendor: &Vendor, mut tx: Transaction<'_, Db>, name: &str, done: 
 }
 
 /// The message as this step leaves it, or why there is nothing to do.
-async fn next_row(vendor: &Vendor, step: &Step) -> anyhow::Result<Result<Message, Unused>> {
-    Ok(match &step.action {
-        Action::Delete { id } => match store::message(&vendor.db, &step.channel, id).await? {
-            None => Err("a deletion of a message never seen"),
-            Some(message) if message.deleted => Err("a deletion of a message deleted before"),
-            Some(message) => Ok(chat::tombstone(message, step.at)),
-        },
-        Action::Say { content, change } => {
-            let stored = store::message(&vendor.db, &step.channel, &content.id).await?;
-            match stored {
-                Some(message) if message.deleted => Err("a change of a message deleted before"),
-                Some(_) if !change => Err("a post whose ts was used before"),
-                _ => Ok(message(&step.channel, content)),
-            }
-        }
-    })
+fn next_row(known: &HashMap<(String, String), Message>, step: &Step) -> Result<Message, Unused> {
+    let stored = known.get(&(step.channel.clone(), step.message().to_owned()));
+    match (&step.action, stored) {
+        (Action::Delete { .. }, None) => Err("a deletion of a message never seen"),
+        (Action::Delete { .. }, Some(message)) if message.deleted => Err("a deletion of a message deleted before"),
+        (Action::Delete { .. }, Some(message)) => Ok(chat::tombstone(message.clone(), step.at)),
+        (Action::Say { .. }, Some(message)) if message.deleted => Err("a change of a message deleted before"),
+        (Action::Say { change: false, .. }, Some(_)) => Err("a post whose ts was used before"),
+        (Action::Say { content, .. }, _) => Ok(message(&step.channel, content)),
+    }
 }
 
 fn message(channel: &str, content: &Content) -> Message {

@@ -16,6 +16,16 @@ pub(crate) struct Step {
     pub action: Action,
 }
 
+impl Step {
+    /// The id of the message that it is about.
+    pub fn message(&self) -> &str {
+        match &self.action {
+            Action::Say { content, .. } => &content.id,
+            Action::Delete { id } => id,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// The message as it is now; a plain post and a change alike carry it whole.

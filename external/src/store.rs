@@ -2,7 +2,7 @@
 
 use platform::sqlite::Sqlite;
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Sqlite as Db, Transaction};
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite as Db, Transaction};
 
 use crate::chat::{Chat, Message, Micros};
 use crate::feed::Feed;
@@ -48,10 +48,23 @@ pub(crate) async fn chat(db: &Sqlite, id: &str) -> sqlx::Result<Option<Chat>> {
 }
 
 const MESSAGE: &str = "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, sequence \
-                       FROM vendor_messages WHERE chat_id = ?";
+                       FROM vendor_messages";
+
+/// Those of these messages, each by its chat and id, that are there.
+pub(crate) async fn these_messages(db: &Sqlite, ids: &[(&str, &str)]) -> sqlx::Result<Vec<Message>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = QueryBuilder::new(MESSAGE);
+    query.push(" WHERE (chat_id, id) IN (").push_values(ids, |mut row, (chat, id)| {
+        row.push_bind(*chat).push_bind(*id);
+    });
+    let rows: Vec<MessageRow> = query.push(")").build_query_as().fetch_all(&db.read).await?;
+    Ok(rows.into_iter().map(message_from).collect())
+}
 
 pub(crate) async fn message(db: &Sqlite, chat: &str, id: &str) -> sqlx::Result<Option<Message>> {
-    let row: Option<MessageRow> = sqlx::query_as(AssertSqlSafe(format!("{MESSAGE} AND id = ?")))
+    let row: Option<MessageRow> = sqlx::query_as(AssertSqlSafe(format!("{MESSAGE} WHERE chat_id = ? AND id = ?")))
         .bind(chat)
         .bind(id)
         .fetch_optional(&db.read)
@@ -67,7 +80,8 @@ pub(crate) async fn messages(
     limit: u32,
 ) -> sqlx::Result<(Vec<Message>, bool)> {
     let (time, id) = before.unwrap_or((Micros(i64::MAX), String::new()));
-    let sql = format!("{MESSAGE} AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?");
+    let sql =
+        format!("{MESSAGE} WHERE chat_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?");
     let mut rows: Vec<MessageRow> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(chat)
         .bind(time.0)
@@ -138,13 +152,14 @@ pub(crate) async fn put_chat(db: &Sqlite, feed: &Feed, chat: Chat) -> sqlx::Resu
 
 pub(crate) async fn put_message(db: &Sqlite, feed: &Feed, message: Message) -> sqlx::Result<Message> {
     let mut tx = db.write.begin().await?;
-    let message = put_message_in(&mut tx, feed, message).await?;
+    let mut written = put_messages_in(&mut tx, feed, vec![message]).await?;
     tx.commit().await?;
-    Ok(message)
+    // One was given, one was written.
+    written.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
 pub(crate) async fn put_chat_in(tx: &mut Transaction<'_, Db>, feed: &Feed, mut chat: Chat) -> sqlx::Result<Chat> {
-    chat.sequence = next_sequence(tx).await?;
+    chat.sequence = next_sequences(tx, 1).await?;
     sqlx::query("INSERT OR REPLACE INTO vendor_chats VALUES (?, ?, ?, ?, ?, ?)")
         .bind(&chat.id)
         .bind(&chat.title)
@@ -154,52 +169,65 @@ pub(crate) async fn put_chat_in(tx: &mut Transaction<'_, Db>, feed: &Feed, mut c
         .bind(chat.sequence)
         .execute(&mut **tx)
         .await?;
-    record_change(tx, feed, chat.sequence, "chat", serde_json::json!(chat)).await?;
+    record_changes(tx, feed, "chat", vec![(chat.sequence, serde_json::json!(chat))]).await?;
     Ok(chat)
 }
 
-pub(crate) async fn put_message_in(
+/// Writes them in order, each as a change of its own; gives them with their sequences.
+pub(crate) async fn put_messages_in(
     tx: &mut Transaction<'_, Db>,
     feed: &Feed,
-    mut message: Message,
-) -> sqlx::Result<Message> {
-    message.sequence = next_sequence(tx).await?;
-    sqlx::query("INSERT OR REPLACE INTO vendor_messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(&message.chat_id)
-        .bind(&message.id)
-        .bind(&message.parent_id)
-        .bind(&message.author)
-        .bind(&message.text)
-        .bind(message.created_at.0)
-        .bind(message.edited_at.map(|time| time.0))
-        .bind(message.deleted_at.map(|time| time.0))
-        .bind(message.sequence)
-        .execute(&mut **tx)
-        .await?;
-    record_change(tx, feed, message.sequence, "message", serde_json::json!(message)).await?;
-    Ok(message)
+    mut messages: Vec<Message>,
+) -> sqlx::Result<Vec<Message>> {
+    if messages.is_empty() {
+        return Ok(messages);
+    }
+    let last = next_sequences(tx, messages.len()).await?;
+    for (back, message) in messages.iter_mut().rev().enumerate() {
+        message.sequence = last - i64::try_from(back).unwrap_or_default();
+    }
+    let mut insert = QueryBuilder::new("INSERT OR REPLACE INTO vendor_messages ");
+    insert.push_values(&messages, |mut row, message| {
+        row.push_bind(&message.chat_id)
+            .push_bind(&message.id)
+            .push_bind(&message.parent_id)
+            .push_bind(&message.author)
+            .push_bind(&message.text)
+            .push_bind(message.created_at.0)
+            .push_bind(message.edited_at.map(|time| time.0))
+            .push_bind(message.deleted_at.map(|time| time.0))
+            .push_bind(message.sequence);
+    });
+    insert.build().execute(&mut **tx).await?;
+    let rows = messages.iter().map(|message| (message.sequence, serde_json::json!(message)));
+    record_changes(tx, feed, "message", rows.collect()).await?;
+    Ok(messages)
 }
 
-async fn next_sequence(tx: &mut Transaction<'_, Db>) -> sqlx::Result<i64> {
-    sqlx::query_scalar("UPDATE vendor_feed SET sequence = sequence + 1 RETURNING sequence").fetch_one(&mut **tx).await
+/// Takes so many sequences; gives the last of them.
+async fn next_sequences(tx: &mut Transaction<'_, Db>, count: usize) -> sqlx::Result<i64> {
+    sqlx::query_scalar("UPDATE vendor_feed SET sequence = sequence + ? RETURNING sequence")
+        .bind(i64::try_from(count).unwrap_or_default())
+        .fetch_one(&mut **tx)
+        .await
 }
 
 /// Appends to the feed and forgets what is older than the feed keeps.
-async fn record_change(
+async fn record_changes(
     tx: &mut Transaction<'_, Db>,
     feed: &Feed,
-    sequence: i64,
     kind: &str,
-    mut row: serde_json::Value,
+    rows: Vec<(i64, serde_json::Value)>,
 ) -> sqlx::Result<()> {
-    row["type"] = kind.into();
-    sqlx::query("INSERT INTO vendor_changes VALUES (?, ?)")
-        .bind(sequence)
-        .bind(row.to_string())
-        .execute(&mut **tx)
-        .await?;
+    let last = rows.last().map_or(0, |(sequence, _)| *sequence);
+    let mut insert = QueryBuilder::new("INSERT INTO vendor_changes ");
+    insert.push_values(rows, |mut change, (sequence, mut row)| {
+        row["type"] = kind.into();
+        change.push_bind(sequence).push_bind(row.to_string());
+    });
+    insert.build().execute(&mut **tx).await?;
     sqlx::query("DELETE FROM vendor_changes WHERE sequence <= ?")
-        .bind(sequence - i64::from(feed.keep_changes))
+        .bind(last - i64::from(feed.keep_changes))
         .execute(&mut **tx)
         .await?;
     Ok(())

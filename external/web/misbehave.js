@@ -86,7 +86,9 @@ export function begin(api, attempt) {
   drawer.onkeydown = (event) => { if (event.key === "Escape") close(); };
   byId("behave").onclick = async () => show(await call("PUT", "/misbehaviour", {}));
   byId("restore").onclick = async () => {
-    const lose = prompt("Restore everything from a backup. How many of the last messages does it lack?", "3");
+    const question = "Restore everything from a backup. How many of the last messages does it lack?";
+    let lose = prompt(question, "3");
+    while (lose !== null && !/^\d+$/.test(lose.trim())) lose = prompt(`“${lose}” is no number. ${question}`, "3");
     if (lose !== null) await call("POST", "/misbehaviour/restore", { lose: Number(lose) });
   };
   const look = async () => {

@@ -1,10 +1,11 @@
 //! What waits to be written to one browser: bounded and conflating. Of a message only the newest version is
 //! worth sending, so a slow browser costs no more than what is on its screen.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::Utf8Bytes;
+use metrics::Gauge;
 use tokio::sync::Notify;
 
 /// How many bytes may wait for one browser.
@@ -29,9 +30,10 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    next: u64,
-    frames: BTreeMap<u64, (About, Utf8Bytes)>,
-    places: HashMap<About, u64>,
+    /// In order; `None` where a later one took its place.
+    frames: Vec<Option<Utf8Bytes>>,
+    /// Where in `frames`.
+    places: HashMap<Arc<About>, usize>,
     bytes: usize,
     /// Chats whose updates were dropped: they must be loaded anew, and until then no update of theirs is taken,
     /// for its position would claim what was dropped.
@@ -43,13 +45,13 @@ struct Waiting {
 impl Outbox {
     /// Adds a frame at the end. An earlier one about the same is taken away, not replaced in its place: its
     /// resume position holds for everything before it only.
-    pub fn push(&self, about: About, frame: Utf8Bytes) {
+    pub fn push(&self, about: Arc<About>, frame: Utf8Bytes) {
         let mut waiting = self.lock();
         if waiting.bytes + frame.len() > MAX_BYTES {
             // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
             waiting.drop_updates();
         }
-        match &about {
+        match &*about {
             About::Update { chat, .. } if waiting.stale.contains(chat) => {
                 drop(waiting);
                 self.wake.notify_one();
@@ -61,13 +63,7 @@ impl Outbox {
             }
             _ => {}
         }
-        waiting.remove(&about);
-        waiting.bytes += frame.len();
-        queued(frame.len());
-        let place = waiting.next;
-        waiting.next += 1;
-        waiting.places.insert(about.clone(), place);
-        waiting.frames.insert(place, (about, frame));
+        waiting.add(about, frame);
         drop(waiting);
         self.wake.notify_one();
     }
@@ -95,15 +91,15 @@ impl Outbox {
     pub fn take(&self) -> (Vec<Utf8Bytes>, BTreeSet<String>) {
         let mut waiting = self.lock();
         waiting.places.clear();
-        written(waiting.bytes);
+        QUEUED.decrement(waiting.bytes as f64);
         waiting.bytes = 0;
-        let frames = std::mem::take(&mut waiting.frames);
-        (frames.into_values().map(|(_, frame)| frame).collect(), std::mem::take(&mut waiting.reload))
+        let frames = waiting.frames.drain(..).flatten().collect();
+        (frames, std::mem::take(&mut waiting.reload))
     }
 
     fn has_something(&self) -> bool {
         let waiting = self.lock();
-        !waiting.frames.is_empty() || !waiting.reload.is_empty()
+        !waiting.places.is_empty() || !waiting.reload.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -112,17 +108,44 @@ impl Outbox {
 }
 
 impl Waiting {
+    fn add(&mut self, about: Arc<About>, frame: Utf8Bytes) {
+        self.bytes += frame.len();
+        QUEUED.increment(frame.len() as f64);
+        let earlier = self.places.insert(about, self.frames.len());
+        self.frames.push(Some(frame));
+        self.forget(earlier);
+        if self.frames.len() > 64 + 2 * self.places.len() {
+            self.close_gaps();
+        }
+    }
+
+    /// One message that changes again and again must not cost a place each time.
+    fn close_gaps(&mut self) {
+        let mut next = 0;
+        let place = |frame: &Option<Utf8Bytes>| {
+            let place = next;
+            next += usize::from(frame.is_some());
+            place
+        };
+        let moved: Vec<usize> = self.frames.iter().map(place).collect();
+        self.places.values_mut().for_each(|place| *place = moved[*place]);
+        self.frames.retain(Option::is_some);
+    }
+
     fn remove(&mut self, about: &About) {
-        if let Some(place) = self.places.remove(about)
-            && let Some((_, frame)) = self.frames.remove(&place)
-        {
+        let place = self.places.remove(about);
+        self.forget(place);
+    }
+
+    fn forget(&mut self, place: Option<usize>) {
+        if let Some(frame) = place.and_then(|place| self.frames.get_mut(place)?.take()) {
             self.bytes -= frame.len();
-            written(frame.len());
+            QUEUED.decrement(frame.len() as f64);
         }
     }
 
     fn drop_updates(&mut self) {
-        let chats: BTreeSet<String> = self.places.keys().filter_map(About::chat).map(str::to_owned).collect();
+        let chats: BTreeSet<String> = self.places.keys().filter_map(|about| about.chat()).map(str::to_owned).collect();
         for chat in chats {
             self.drop_chat(&chat);
         }
@@ -130,7 +153,7 @@ impl Waiting {
     }
 
     fn drop_chat(&mut self, chat: &str) {
-        let dropped: Vec<About> = self.places.keys().filter(|about| about.chat() == Some(chat)).cloned().collect();
+        let dropped: Vec<Arc<About>> = self.places.keys().filter(|about| about.chat() == Some(chat)).cloned().collect();
         for about in dropped {
             self.remove(&about);
         }
@@ -141,18 +164,12 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        written(self.bytes);
+        QUEUED.decrement(self.bytes as f64);
     }
 }
 
-/// How many bytes wait for all browsers together.
-fn queued(bytes: usize) {
-    metrics::gauge!("chat_sync_browser_queue_bytes").increment(bytes as f64);
-}
-
-fn written(bytes: usize) {
-    metrics::gauge!("chat_sync_browser_queue_bytes").decrement(bytes as f64);
-}
+/// How many bytes wait for all browsers together. Looked up once: there are two changes of it for each frame.
+static QUEUED: LazyLock<Gauge> = LazyLock::new(|| metrics::gauge!("chat_sync_browser_queue_bytes"));
 
 impl About {
     /// The chat whose updates or load this is.
@@ -168,8 +185,12 @@ impl About {
 mod tests {
     use super::*;
 
-    fn update(message: &str) -> About {
-        About::Update { chat: "c".into(), message: message.into() }
+    fn update(message: &str) -> Arc<About> {
+        Arc::new(About::Update { chat: "c".into(), message: message.into() })
+    }
+
+    fn load(chat: &str) -> Arc<About> {
+        Arc::new(About::Load { chat: chat.into() })
     }
 
     #[tokio::test]
@@ -184,9 +205,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_message_that_changes_again_and_again_takes_one_place() {
+        let outbox = Outbox::default();
+        outbox.push(update("a"), "a".into());
+        for version in 0..1000 {
+            outbox.push(update("b"), version.to_string().into());
+            assert!(outbox.lock().frames.len() < 100);
+        }
+        outbox.push(update("c"), "c".into());
+        outbox.push(update("a"), "later".into());
+        assert_eq!(outbox.take().0, ["999", "c", "later"]);
+    }
+
+    #[tokio::test]
     async fn past_its_bound_updates_are_dropped_and_their_chats_loaded_anew() {
         let outbox = Outbox::default();
-        outbox.push(About::Heartbeat, "beat".into());
+        outbox.push(Arc::new(About::Heartbeat), "beat".into());
         for number in 0..100 {
             outbox.push(update(&number.to_string()), "x".repeat(20_000).into());
         }
@@ -194,7 +228,7 @@ mod tests {
         assert!(frames.iter().map(|frame| frame.len()).sum::<usize>() <= MAX_BYTES);
         assert!(frames.len() == 1 && frames[0] == "beat", "an update after those that were dropped would claim them");
         assert_eq!(reload, BTreeSet::from(["c".to_owned()]));
-        outbox.push(About::Load { chat: "c".into() }, "load".into());
+        outbox.push(load("c"), "load".into());
         outbox.push(update("1"), "after".into());
         assert_eq!(outbox.take().0, ["load", "after"]);
     }
@@ -203,7 +237,7 @@ mod tests {
     async fn a_frame_that_is_too_large_by_itself_is_sent_alone() {
         let outbox = Outbox::default();
         outbox.push(update("a"), "small".into());
-        outbox.push(About::Load { chat: "d".into() }, "x".repeat(MAX_BYTES + 1).into());
+        outbox.push(load("d"), "x".repeat(MAX_BYTES + 1).into());
         let (frames, reload) = outbox.take();
         assert_eq!((frames.len(), reload), (1, BTreeSet::from(["c".to_owned()])));
     }

@@ -1,14 +1,17 @@
 //! One browser's connection: JSON text frames both ways.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use contract::Timestamp;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use platform::lifecycle::Stop;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::copy::ChatCopy;
@@ -67,6 +70,65 @@ impl ServerFrame<'_> {
     }
 }
 
+/// Serves a browser until it goes, or the stop signal. One task reads and one writes: what is pushed to a thousand
+/// browsers wakes the thousand that write only.
+pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, stop: Stop) {
+    let outbox = Arc::new(Outbox::default());
+    let id = hub.connect(outbox.clone());
+    let (sink, stream) = socket.split();
+    let (stale, reload) = mpsc::channel(1);
+    let mut writing = JoinSet::new();
+    writing.spawn(write(sink, hub.clone(), outbox.clone(), stale, stop));
+    let browser = Browser { hub: hub.clone(), copy, id, outbox, loads: JoinSet::new(), watched: HashMap::new() };
+    tokio::select! {
+        () = browser.read(stream, reload) => {}
+        _ = writing.join_next() => {}
+    }
+    hub.disconnect(id);
+}
+
+/// Writes what waits, and the heartbeats; ends with the connection, or with the stop signal.
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    hub: Arc<Hub>,
+    outbox: Arc<Outbox>,
+    stale: mpsc::Sender<BTreeSet<String>>,
+    stop: Stop,
+) {
+    let mut heartbeats = tokio::time::interval(HEARTBEAT);
+    let mut stopped = pin!(stop.cancelled());
+    loop {
+        tokio::select! {
+            () = outbox.ready() => {
+                let (frames, reload) = outbox.take();
+                let written = async {
+                    for frame in frames {
+                        sink.feed(Message::Text(frame)).await?;
+                    }
+                    sink.flush().await
+                };
+                if !matches!(tokio::time::timeout(PATIENCE, written).await, Ok(Ok(()))) {
+                    return;
+                }
+                // After what was written: a browser that is slow must not have the store read again and again.
+                if !reload.is_empty() && stale.send(reload).await.is_err() {
+                    return;
+                }
+            }
+            _ = heartbeats.tick() => {
+                let beat = ServerFrame::Heartbeat { fresh_as_of: hub.fresh_as_of(), now: Timestamp::now() };
+                outbox.push(Arc::new(About::Heartbeat), beat.encode());
+            }
+            () = &mut stopped => {
+                let going = CloseFrame { code: close_code::AWAY, reason: "going away".into() };
+                let _ = tokio::time::timeout(Duration::from_secs(1), sink.send(Message::Close(Some(going)))).await;
+                return;
+            }
+        }
+    }
+}
+
+/// The reading side of a connection.
 struct Browser {
     hub: Arc<Hub>,
     copy: Arc<dyn ChatCopy>,
@@ -77,20 +139,9 @@ struct Browser {
     watched: HashMap<String, tokio::task::AbortHandle>,
 }
 
-/// Serves a browser until it goes, or the stop signal.
-pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, stop: Stop) {
-    let outbox = Arc::new(Outbox::default());
-    let id = hub.connect(outbox.clone());
-    let browser = Browser { hub: hub.clone(), copy, id, outbox, loads: JoinSet::new(), watched: HashMap::new() };
-    browser.run(socket, stop).await;
-    hub.disconnect(id);
-}
-
 impl Browser {
-    async fn run(mut self, socket: WebSocket, stop: Stop) {
-        let (mut sink, mut stream) = socket.split();
-        let mut heartbeats = tokio::time::interval(HEARTBEAT);
-        let outbox = self.outbox.clone();
+    /// Hears until the browser goes; `reload` brings chats of which updates were dropped.
+    async fn read(mut self, mut stream: SplitStream<WebSocket>, mut reload: mpsc::Receiver<BTreeSet<String>>) {
         loop {
             tokio::select! {
                 said = stream.next() => match said {
@@ -99,35 +150,14 @@ impl Browser {
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 },
-                () = outbox.ready() => {
-                    let (frames, reload) = outbox.take();
-                    for chat in reload.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
+                Some(chats) = reload.recv() => {
+                    for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
                         self.watch(chat, None);
                     }
-                    let written = async {
-                        for frame in frames {
-                            sink.feed(Message::Text(frame)).await?;
-                        }
-                        sink.flush().await
-                    };
-                    if !matches!(tokio::time::timeout(PATIENCE, written).await, Ok(Ok(()))) {
-                        return;
-                    }
                 }
-                _ = heartbeats.tick() => self.beat(),
                 Some(_) = self.loads.join_next() => {}
-                () = stop.cancelled() => {
-                    let going = CloseFrame { code: close_code::AWAY, reason: "going away".into() };
-                    let _ = tokio::time::timeout(Duration::from_secs(1), sink.send(Message::Close(Some(going)))).await;
-                    return;
-                }
             }
         }
-    }
-
-    fn beat(&self) {
-        let beat = ServerFrame::Heartbeat { fresh_as_of: self.hub.fresh_as_of(), now: Timestamp::now() };
-        self.outbox.push(About::Heartbeat, beat.encode());
     }
 
     fn hear(&mut self, text: &str) {
@@ -167,6 +197,6 @@ impl Browser {
 
     fn complain(&self, code: &'static str, message: String, chat: Option<&str>) {
         let about = About::Error { code, chat: chat.unwrap_or_default().to_owned() };
-        self.outbox.push(about, ServerFrame::Error { code, message, chat }.encode());
+        self.outbox.push(Arc::new(about), ServerFrame::Error { code, message, chat }.encode());
     }
 }

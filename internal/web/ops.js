@@ -113,6 +113,9 @@ async function show(reason) {
   const letters = await lettersOf(reason);
   if (!letters) return say("The dead letters cannot be read now.");
   byId("letters").replaceChildren(...letters.map(drawLetter));
+  const undecided = letters.filter((letter) => letter.state === "open").map((letter) => letter.digest);
+  byId("all").replaceChildren(...(view.writable && undecided.length > 1
+    ? [decisions(`Try all ${undecided.length} open ones again`, "Discard them", () => undecided)] : []));
 }
 
 function drawLetter(letter) {
@@ -123,44 +126,54 @@ function drawLetter(letter) {
       `, ${topic}[${partition}]@${offset}`),
     element("p", { className: "faint", textContent: note ? `${detail}. ${note}` : detail }),
     element("details", {}, element("summary", { textContent: `what it holds, ${raw_length} bytes` }), element("pre", { textContent: raw })));
-  if (!view.writable || state === "resolved") return item;
-  const why = element("input", { placeholder: "Why it may be discarded" });
-  why.setAttribute("aria-label", "Why it may be discarded");
-  item.append(element("div", { className: "do" },
-    element("button", { type: "button", textContent: "Try again", onclick: () => decide(digest, { action: "retry" }) }),
-    why,
-    element("button", { type: "button", textContent: "Discard", onclick: () => decide(digest, { action: "discard", note: why.value }) })));
+  if (view.writable && state !== "resolved") item.append(decisions("Try again", "Discard", () => [digest]));
   return item;
 }
 
-async function decide(digest, decision) {
-  const response = await fetch(`/api/ops/dead-letters/${encodeURIComponent(digest)}`, {
-    method: "POST",
-    headers: { "content-type": "application/json", authorization: `Bearer ${byId("token").value}` },
-    body: JSON.stringify(decision),
-  });
-  const answer = await response.json();
-  if (!response.ok) return say(answer.error.message);
-  say(decision.action === "retry" ? `${digest} is being tried again …` : `${digest}: ${answer.state}`);
-  if (decision.action === "retry") await outcome(digest);
+/** The buttons that decide about the letters that `which` gives when they are pressed. */
+function decisions(again, away, which) {
+  const why = element("input", { placeholder: "Why it may be discarded" });
+  why.setAttribute("aria-label", "Why it may be discarded");
+  return element("div", { className: "do" },
+    element("button", { type: "button", textContent: again, onclick: () => decide(which(), { action: "retry" }) }),
+    why,
+    element("button", { type: "button", textContent: away, onclick: () => decide(which(), { action: "discard", note: why.value }) }));
+}
+
+async function decide(digests, decision) {
+  const what = digests.length === 1 ? digests[0] : plural(digests.length, "letter");
+  for (const digest of digests) {
+    const response = await fetch(`/api/ops/dead-letters/${encodeURIComponent(digest)}`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${byId("token").value}` },
+      body: JSON.stringify(decision),
+    });
+    if (!response.ok) return say((await response.json()).error.message);
+  }
+  say(decision.action === "retry" ? `trying ${what} again …` : `${what}: discarded`);
+  if (decision.action === "retry") await outcome(digests);
   if (open) show(open);
 }
 
 /** Waits for what becomes of another try: the synchronizer looks for it every second. */
-async function outcome(digest) {
+async function outcome(digests) {
+  const tried = new Set(digests);
   for (let looks = 0; looks < 30; looks++) {
     await new Promise((done) => setTimeout(done, 1000));
-    const letter = (await lettersOf(open))?.find((letter) => letter.digest === digest);
-    if (!letter) return;
-    if (letter.state !== "retry") return say(`${digest}: ${letter.state}${letter.note ? `, ${letter.note}` : ""}`);
+    const letters = ((await lettersOf(open)) ?? []).filter((letter) => tried.has(letter.digest));
+    if (!letters.length || letters.some((letter) => letter.state === "retry")) continue;
+    const [{ digest, state, note }] = letters;
+    if (letters.length === 1) return say(`${digest}: ${state}${note ? `, ${note}` : ""}`);
+    const resolved = letters.filter((letter) => letter.state === "resolved").length;
+    return say(`${plural(resolved, "letter")} resolved, ${letters.length - resolved} still open`);
   }
-  say(`${digest}: nobody has tried it within 30 s; does a synchronizer lead?`);
+  say("Nobody has tried within 30 s; does a synchronizer lead?");
 }
 
 /** The newest letters of a reason; null if they cannot be had. */
 async function lettersOf(reason) {
   try {
-    const response = await fetch(`/api/ops/dead-letters?reason=${encodeURIComponent(reason)}`);
+    const response = await fetch(`/api/ops/dead-letters?limit=200&reason=${encodeURIComponent(reason)}`);
     return response.ok ? (await response.json()).letters : null;
   } catch {
     return null;

@@ -76,6 +76,11 @@ impl Remembered {
         self.cursors.iter().find_map(|left| left.cursor.as_deref())
     }
 
+    /// How many rows were read since the oldest cursor.
+    pub fn rows(&self) -> u64 {
+        self.rows - self.cursors.front().map_or(self.rows, |left| left.rows)
+    }
+
     /// Moves on behind a page of `rows` rows.
     pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
         self.rows += rows;
@@ -122,6 +127,7 @@ mod tests {
             remembered.advance(page.to_string(), OVERLAP_ROWS / 4, start);
         }
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("6"), Some("10")));
+        assert_eq!(remembered.rows(), OVERLAP_ROWS);
     }
 
     #[test]

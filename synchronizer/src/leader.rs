@@ -214,20 +214,26 @@ impl Leader {
 
     /// Rows may appear behind the cursor: what was read in the last minute is read again.
     async fn read_again_regularly(&self) {
+        let every = self.world.settings.read_again_every;
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(self.world.settings.read_again_every).await;
-            let (oldest, end) = {
-                let place = self.place();
-                (place.remembered.oldest().map(str::to_owned), place.remembered.cursor().map(str::to_owned))
+            ticks.tick().await;
+            let (oldest, end, rows) = {
+                let remembered = &self.place().remembered;
+                (remembered.oldest().map(str::to_owned), remembered.cursor().map(str::to_owned), remembered.rows())
             };
+            // Not in one go: what is new would wait behind thousands of rows that are not.
+            let pages = rows / u64::from(self.world.settings.poll_limit) + 1;
+            let pause = every / 2 / u32::try_from(pages).unwrap_or(u32::MAX);
             if let Some(oldest) = oldest {
-                self.read_again(oldest, end).await;
+                self.read_again(oldest, end, pause).await;
             }
         }
     }
 
     /// From one remembered cursor to another. What fails is left to the next time.
-    async fn read_again(&self, mut from: String, end: Option<String>) {
+    async fn read_again(&self, mut from: String, end: Option<String>, pause: Duration) {
         loop {
             let Outcome::Answered(page) = self.world.source.poll(Some(&from), Duration::ZERO).await else { return };
             let late = self.appender.append_new(self.translate(&page), None).await;
@@ -236,6 +242,7 @@ impl Leader {
                 return;
             }
             from = page.next;
+            tokio::time::sleep(pause).await;
         }
     }
 

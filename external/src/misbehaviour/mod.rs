@@ -45,6 +45,14 @@ pub enum Fault {
     StrangeText,
 }
 
+impl Fault {
+    /// As in JSON.
+    fn name(self) -> String {
+        let name = serde_json::to_value(self).unwrap_or_default();
+        name.as_str().unwrap_or_default().to_owned()
+    }
+}
+
 /// Which requests are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -158,7 +166,7 @@ impl Misbehaviour {
             return None;
         }
         active.switch.times = active.switch.times.map(|times| times.saturating_sub(1));
-        metrics::counter!("chat_sync_external_faults_total", "fault" => format!("{fault:?}")).increment(1);
+        metrics::counter!("chat_sync_external_faults_total", "fault" => fault.name()).increment(1);
         Some(active.switch.clone())
     }
 
@@ -261,8 +269,7 @@ fn with(body: &str, field: &str, json: &str) -> String {
 }
 
 fn check(fault: Fault, switch: &Switch) -> Result<(), String> {
-    let name = serde_json::to_value(fault).unwrap_or_default();
-    let name = name.as_str().unwrap_or_default();
+    let name = fault.name();
     if !(0.0..=1.0).contains(&switch.rate) {
         return Err(format!("{name}: rate is from 0 to 1"));
     }

@@ -68,7 +68,7 @@ struct KnownChat {
 /// How far a subscription is.
 enum Subscription {
     /// Updates are kept until the load is sent.
-    Loading(Vec<(About, Utf8Bytes)>),
+    Loading(Vec<(Arc<About>, Utf8Bytes)>),
     Live,
 }
 
@@ -255,9 +255,9 @@ impl Hub {
         if !std::mem::take(&mut state.chats_changed) {
             return;
         }
-        let frame = ServerFrame::Chats { chats: state.living_chats() }.encode();
+        let (about, frame) = (Arc::new(About::Chats), ServerFrame::Chats { chats: state.living_chats() }.encode());
         for outbox in state.connections.values() {
-            outbox.push(About::Chats, frame.clone());
+            outbox.push(about.clone(), frame.clone());
         }
     }
 
@@ -267,7 +267,7 @@ impl Hub {
             return 0;
         }
         let token = Some(self.token(state, chat, &update.at, update.offset + 1));
-        let about = About::Update { chat: chat.clone(), message: update.row.id.clone() };
+        let about = Arc::new(About::Update { chat: chat.clone(), message: update.row.id.clone() });
         let frame = ServerFrame::Update { chat, messages: std::slice::from_ref(&update.row), resume: token }.encode();
         let mut deliveries = 0;
         let State { rooms, connections, .. } = state;
@@ -306,7 +306,7 @@ impl Hub {
         let mut state = self.lock();
         let id = state.next_connection;
         state.next_connection += 1;
-        outbox.push(About::Chats, ServerFrame::Chats { chats: state.living_chats() }.encode());
+        outbox.push(Arc::new(About::Chats), ServerFrame::Chats { chats: state.living_chats() }.encode());
         state.connections.insert(id, outbox);
         metrics::gauge!("chat_sync_browsers").set(state.connections.len() as f64);
         id
@@ -372,7 +372,7 @@ impl Hub {
         };
         let load =
             ServerFrame::Load { chat, messages: &plan.window, outside: &plan.outside, more: plan.more, resume, behind };
-        outbox.push(About::Load { chat: chat.to_owned() }, load.encode());
+        outbox.push(Arc::new(About::Load { chat: chat.to_owned() }), load.encode());
         for (about, frame) in kept {
             outbox.push(about, frame);
         }
@@ -399,7 +399,7 @@ impl Hub {
             // Only the last one may claim all of them.
             let resume = (number + 1 == missed.len()).then(|| resume.clone());
             let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume };
-            outbox.push(about, update.encode());
+            outbox.push(Arc::new(about), update.encode());
         }
         state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
         Resumed::Exactly

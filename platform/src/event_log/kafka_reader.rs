@@ -22,11 +22,17 @@ use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
 
 /// How long one poll waits; also how late a command may be noticed.
 const POLL: Duration = Duration::from_millis(20);
-/// How many records are handed over at once.
-const BATCH: usize = 1000;
-/// How many batches may wait for the async side. Then the partitions are paused, but polling goes on: a member
-/// that does not poll is thrown out of its group.
+/// How many records are handed over at once, and about how many bytes: 8 MiB.
+const BATCH: usize = 2000;
+const BATCH_BYTES: usize = 8 << 20;
+/// How many batches may wait for the async side; then nothing is polled.
 const WAITING: usize = 4;
+/// How long nothing is polled. Then the partitions are paused and polling goes on: a member that does not poll is
+/// thrown out of its group. Not at once: librdkafka forgets what it has fetched of a partition that is paused, and
+/// fetching it again and again cost the writer two thirds of its rows.
+const UNPOLLED: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is room again.
+const ROOM: Duration = Duration::from_millis(1);
 /// How often topics and partitions are looked for, where no group does it.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
@@ -117,6 +123,7 @@ impl KafkaReader {
             started: BTreeMap::new(),
             lost: false,
             outbox: VecDeque::new(),
+            full: None,
             held: false,
         };
         std::thread::Builder::new().name("kafka-reader".into()).spawn(move || thread.run()).map_err(unavailable)?;
@@ -195,6 +202,8 @@ struct Thread {
     lost: bool,
     /// What the async side has not taken yet, in order.
     outbox: VecDeque<Told>,
+    /// Since when there is no room for more.
+    full: Option<Instant>,
     /// Whether all partitions are paused because the async side is slow.
     held: bool,
 }
@@ -217,7 +226,11 @@ impl Thread {
     }
 
     fn turn(&mut self) -> Result<(), Gone> {
-        self.poll();
+        if self.outbox.is_empty() || self.held {
+            self.poll();
+        } else {
+            std::thread::sleep(ROOM);
+        }
         let mut starts = Vec::new();
         loop {
             match self.received.try_recv() {
@@ -274,7 +287,8 @@ impl Thread {
                 Err(async_mpsc::error::TrySendError::Closed(_)) => return Err(Gone),
             }
         }
-        let hold = !self.outbox.is_empty();
+        self.full = if self.outbox.is_empty() { None } else { self.full.or_else(|| Some(Instant::now())) };
+        let hold = self.full.is_some_and(|since| since.elapsed() >= UNPOLLED);
         if hold != self.held {
             let started = self.list_of_started();
             let done = if hold { self.consumer.pause(&started) } else { self.consumer.resume(&started) };
@@ -296,9 +310,9 @@ impl Thread {
 
     /// Waits for the first record, then takes what is there.
     fn poll_batch(&mut self) -> Vec<LogRecord> {
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         let mut wait = POLL;
-        while records.len() < BATCH {
+        while records.len() < BATCH && bytes < BATCH_BYTES {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
                     let name = message.topic();
@@ -306,6 +320,7 @@ impl Thread {
                         Some(topic) => topic.clone(),
                         None => self.topics.entry(name.to_owned()).or_insert_with(|| name.into()).clone(),
                     };
+                    bytes += message.payload_len();
                     records.push(log_record(&topic, &message));
                 }
                 Some(Err(error)) => {

@@ -187,10 +187,11 @@ async fn an_operator_sees_the_pipeline_and_decides_about_dead_letters() {
     eventually!(text_of(&browser, "#groups button").await == "nul_character, open: 1", "the dead letter is there");
     browser.driver.find(By::Css("#groups button")).await.unwrap().click().await.unwrap();
     eventually!(text_of(&browser, "#letters").await.contains("U+0000"), "it can be looked at");
+    browser.run("scrollTo(0, 0); return null").await;
     browser.pictures("ops").await;
     let click = async |words: &str| {
         let script = format!(
-            "[...document.querySelectorAll('#letters button')].find((one) => one.textContent === {words:?}).click(); return null"
+            "[...document.querySelectorAll('#group button')].find((one) => one.textContent === {words:?}).click(); return null"
         );
         browser.run(&script).await;
     };
@@ -203,6 +204,19 @@ async fn an_operator_sees_the_pipeline_and_decides_about_dead_letters() {
     click("Discard").await;
     eventually!(text_of(&browser, "#groups").await == "nul_character, discarded: 1", "it is discarded");
     eventually!(text_of(&browser, "#letters").await.contains("nobody misses it"), "and the reason is kept");
+
+    vendor.misbehave(json!({ "strange_text": { "kinds": ["nul"], "times": 2 } })).await;
+    vendor.post(&chat, "plain").await;
+    vendor.post(&chat, "as plain").await;
+    eventually!(text_of(&browser, "#groups").await.contains("open: 2"), "two more");
+    browser.driver.find(By::Css("#groups button")).await.unwrap().click().await.unwrap();
+    eventually!(text_of(&browser, "#all").await.contains("Try all 2 open ones again"), "all at once");
+    click("Try all 2 open ones again").await;
+    eventually!(text_of(&browser, "#said").await == "0 letters resolved, 2 still open", "the outcome is said");
+    eventually!(text_of(&browser, "#letters").await.contains("tried again: nul_character"), "and kept");
+    browser.driver.find(By::Css("#all input")).await.unwrap().send_keys("nor these").await.unwrap();
+    click("Discard them").await;
+    eventually!(text_of(&browser, "#groups").await == "nul_character, discarded: 3", "all are discarded");
     browser.close().await;
 }
 

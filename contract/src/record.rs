@@ -72,6 +72,9 @@ pub struct Marker {
     pub at: Timestamp,
     /// When the source last said that there was nothing more, by the leader's clock; `null` until it did.
     pub fresh_as_of: Option<Timestamp>,
+    /// Why the source cannot be read just now, for people; `null` while it answers.
+    #[serde(default)]
+    pub waiting: Option<String>,
     /// Since when this leader leads, by its clock.
     #[serde(default)]
     pub leads_since: Option<Timestamp>,

@@ -159,8 +159,9 @@ async function follow() {
       if (page.changes.some((row) => row.chat_id === open)) drawMessages();
       if (!page.changes.length) await new Promise((resume) => setTimeout(resume, 50));
     } catch (error) {
-      if (error.code === "cursor_expired" || error.code === "bad_cursor") after = null;
-      else say("The vendor cannot be reached; trying again.");
+      // Restored from a backup, perhaps: what is shown here may not be there any more.
+      if (after && (error.code === "cursor_expired" || error.code === "bad_cursor")) return location.reload();
+      say("The vendor cannot be reached; trying again.");
       await new Promise((resume) => setTimeout(resume, 1500));
     }
   }

@@ -264,9 +264,10 @@ impl State {
                 "vendor",
                 how(source_age),
                 figures(Some(rows), None, source_age),
-                match source_age {
-                    None => "not read to its end yet".into(),
-                    Some(_) => "known up to this age".into(),
+                match (&self.counted.marker, source_age) {
+                    (Some(Marker { waiting: Some(why), .. }), _) => why.clone(),
+                    (_, None) => "not read to its end yet".into(),
+                    (_, Some(_)) => "known up to this age".into(),
                 },
             ),
             stage(

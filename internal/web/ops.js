@@ -1,10 +1,11 @@
 // The operator's page: reads /api/ops every two seconds, and decides about dead letters with the operator's token.
 
-import { byId, dayAndTime, duration, element, plural } from "./page.js";
+import { byId, dayAndTime, duration, element, keyed, plural } from "./page.js";
 
 const EVERY = 2000;
 let view = null;
 let open = null; // the reason whose letters are shown
+const items = new Map(); // the letters that are shown, by digest
 
 const number = (value) => (value >= 100 ? Math.round(value) : value >= 10 ? value.toFixed(1) : value.toFixed(2)).toString();
 const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : value < 90 ? `${value.toFixed(1)} s` : duration(value * 1000));
@@ -46,6 +47,7 @@ function drawStage(stage) {
 
 /** Nobody answers: what stands there is old, and says so. */
 function forgetStages() {
+  document.body.classList.add("old");
   for (const { item, how } of stages.values()) {
     item.dataset.how = "unknown";
     set(how, WORDS.unknown);
@@ -68,7 +70,9 @@ function draw() {
   byId("where").textContent = `region ${view.region}, ${view.pod}`;
   view.stages.forEach(drawStage);
   const worst = ["down", "slow", "unknown"].find((how) => view.stages.some((stage) => stage.how === how)) ?? "ok";
-  chip({ ok: "live", slow: "behind", down: "offline", unknown: "idle" }[worst], { ok: "all well", slow: "slow", down: "something is down", unknown: "not all is known yet" }[worst]);
+  const letters = view.dead_letters.filter(({ state }) => state === "open").reduce((sum, { count }) => sum + count, 0);
+  const well = letters ? `all well, ${plural(letters, "dead letter")} open` : "all well";
+  chip({ ok: "live", slow: "behind", down: "offline", unknown: "idle" }[worst], { ok: well, slow: "slow", down: "something is down", unknown: "not all is known yet" }[worst]);
   byId("leader").textContent = view.leader?.name ?? "nobody";
   byId("leader-words").textContent = view.leader
     ? `since ${view.leader.since ? dayAndTime(view.leader.since) : "?"}; its markers say so every second` : "no marker has come yet";
@@ -77,6 +81,10 @@ function draw() {
     ? `verified through ${dayAndTime(view.verified_through)}` : "no whole comparison with the source is done yet";
   spark("rate", view.history.map((point) => point.rate), (value) => `${number(value)} rows/s`);
   spark("lag", view.history.map((point) => point.lag), seconds);
+  document.body.classList.remove("old");
+  byId("token-label").hidden = !view.writable;
+  set(byId("writes"), view.writable
+    ? "Decisions need the operator's token." : "Decisions are made with `chat-sync dead-letters`, or here once CHAT_SYNC_OPERATOR_TOKEN is set.");
   drawGroups();
 }
 
@@ -87,32 +95,33 @@ function chip(state, words) {
 
 // ---- dead letters ----
 
+const groups = new Map(); // a button each, by reason
+
 function drawGroups() {
-  const groups = view.dead_letters;
-  byId("no-letters").hidden = groups.length > 0;
-  const wanted = groups.map(({ reason, state, count }) => `${reason}, ${state}: ${count}`);
-  const shown = [...byId("groups").children].map((item) => item.textContent);
-  if (wanted.join() === shown.join()) return;
-  byId("groups").replaceChildren(...groups.map(({ reason }, at) => {
-    const button = element("button", { type: "button", textContent: wanted[at], onclick: () => show(reason) });
-    button.setAttribute("aria-pressed", String(reason === open));
-    return element("li", {}, button);
+  const states = Object.groupBy(view.dead_letters, ({ reason }) => reason);
+  byId("no-letters").hidden = view.dead_letters.length > 0;
+  const rows = Object.entries(states).map(([reason, some]) => ({
+    key: reason, reason, mark: `${reason}: ${some.map(({ state, count }) => `${count} ${state}`).join(", ")}`,
   }));
+  const changed = rows.find(({ reason, mark }) => reason === open && groups.get(reason)?.mark !== mark);
+  keyed(byId("groups"), rows, groups, (item, { reason, mark }) => {
+    if (!item.firstChild) item.append(element("button", { type: "button", onclick: () => show(reason) }));
+    item.firstChild.textContent = mark;
+    item.firstChild.setAttribute("aria-pressed", String(reason === open));
+  });
+  if (changed) show(open);
 }
 
 async function show(reason) {
   open = reason;
-  for (const button of byId("groups").querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", String(button.textContent.startsWith(`${reason},`)));
-  }
+  for (const [of, item] of groups) item.firstChild.setAttribute("aria-pressed", String(of === reason));
   byId("group").hidden = false;
   byId("group-title").textContent = reason;
-  byId("token-label").hidden = !view.writable;
-  byId("writes").textContent = view.writable
-    ? "Decisions need the operator's token." : "Decisions are made with `chat-sync dead-letters`, or here once CHAT_SYNC_OPERATOR_TOKEN is set.";
   const letters = await lettersOf(reason);
   if (!letters) return say("The dead letters cannot be read now.");
-  byId("letters").replaceChildren(...letters.map(drawLetter));
+  // Those that have not changed stay, with what somebody has opened or typed there.
+  const rows = letters.map((letter) => ({ key: letter.digest, mark: `${letter.state} ${letter.note} ${view.writable}`, letter }));
+  keyed(byId("letters"), rows, items, (item, { letter }) => item.replaceChildren(...drawLetter(letter)));
   const undecided = letters.filter((letter) => letter.state === "open").map((letter) => letter.digest);
   byId("all").replaceChildren(...(view.writable && undecided.length > 1
     ? [decisions(`Try all ${undecided.length} open ones again`, "Discard them", () => undecided)] : []));
@@ -120,14 +129,15 @@ async function show(reason) {
 
 function drawLetter(letter) {
   const { digest, state, detail, note, topic, partition, offset, raw, raw_length, dead_lettered_at } = letter;
-  const item = element("li", {},
+  const parts = [
     element("p", {}, element("b", { textContent: digest }), ` ${state}, `,
       element("time", { dateTime: dead_lettered_at, title: dead_lettered_at, textContent: dayAndTime(dead_lettered_at) }),
       `, ${topic}[${partition}]@${offset}`),
     element("p", { className: "faint", textContent: note ? `${detail}. ${note}` : detail }),
-    element("details", {}, element("summary", { textContent: `what it holds, ${raw_length} bytes` }), element("pre", { textContent: raw })));
-  if (view.writable && state !== "resolved") item.append(decisions("Try again", "Discard", () => [digest]));
-  return item;
+    element("details", {}, element("summary", { textContent: `what it holds, ${raw_length} bytes` }), element("pre", { textContent: raw })),
+  ];
+  if (view.writable && state !== "resolved") parts.push(decisions("Try again", "Discard", () => [digest]));
+  return parts;
 }
 
 /** The buttons that decide about the letters that `which` gives when they are pressed. */

@@ -10,8 +10,8 @@ const TOGETHER = 300000; // ms in which one author's messages stand together
 const RETURNING = 3000; // ms in which a chat that is opened again gets what was missed
 
 /** Whether a message belongs to the one before it: of the same author, within a few minutes, and nothing between. */
-const goesOn = (earlier, message) =>
-  Boolean(earlier) && !earlier.deleted && earlier.author === message.author && !message.parent_id &&
+const goesOn = ({ message: earlier, kind } = {}, message) =>
+  Boolean(earlier) && kind !== "reply" && !earlier.deleted && earlier.author === message.author && !message.parent_id &&
   Date.parse(message.created_at) - Date.parse(earlier.created_at) < TOGETHER;
 
 export class Thread {
@@ -95,7 +95,7 @@ export class Thread {
       if (key !== today) rows.push({ key: `day ${key}`, mark: name, day: name, iso: message.created_at });
       today = key;
       if (message.id === this.unread) rows.push({ key: "unread", mark: "unread", unread: true });
-      this.message(rows, message, goesOn(rows.at(-1)?.message, message) ? "goes-on" : "");
+      this.message(rows, message, goesOn(rows.at(-1), message) ? "goes-on" : "");
       const below = replies.get(message.id);
       if (!below) continue;
       const unfolded = this.unfolded.has(message.id);

@@ -72,6 +72,8 @@ struct Place {
     generation: Option<u32>,
     /// When the source last said that there was no more.
     fresh_as_of: Option<Timestamp>,
+    /// Why the source cannot be read just now.
+    waiting: Option<String>,
     markers: u64,
 }
 
@@ -112,7 +114,7 @@ impl Leader {
             agenda.ask_and_hold("no checkpoint");
         }
         let remembered = Remembered::new(start, Instant::now());
-        let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, markers: 0 });
+        let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, markers: 0 });
         Self {
             world,
             appender,
@@ -180,6 +182,7 @@ impl Leader {
                 }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
+                    self.place().waiting = Some(why.clone());
                     self.world.source_check.waiting(why);
                     tokio::time::sleep(wait).await;
                     self.poll(cursor).await
@@ -217,6 +220,7 @@ impl Leader {
         self.appender.append_new(records, None).await;
         let gap = self.agenda.gap();
         let mut place = self.place();
+        place.waiting = None;
         place.generation = Some(page.generation);
         place.remembered.advance(page.next, rows, Instant::now());
         if !more && !gap {
@@ -297,6 +301,7 @@ impl Leader {
                 partitions: self.world.to_log.partitions(),
                 at: Timestamp::now(),
                 fresh_as_of: place.fresh_as_of,
+                waiting: place.waiting.clone(),
                 leads_since: Some(self.since),
                 drift: None,
                 verified_through: None,

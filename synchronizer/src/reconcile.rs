@@ -29,7 +29,7 @@ const INCOMPLETE: Duration = Duration::from_secs(10);
 /// How many rows the source does not have any more are read and appended at once.
 const DELETED_AT_ONCE: usize = 500;
 /// How long a difference waits at most for polling to bring it, in rounds that are no gap's.
-const POLLING: Duration = Duration::from_secs(5);
+const POLLING: Duration = Duration::from_secs(30);
 /// How often it is looked whether somebody asks for a round.
 const REQUESTS: Duration = Duration::from_secs(2);
 

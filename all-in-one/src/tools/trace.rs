@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use contract::{Message, Record, Timestamp, Topics, Version, partition_of};
 use internal::hub::Pushed;
-use platform::dead_letters::{Filter, Letter};
+use platform::dead_letters::{Filter, Letter, State};
 use platform::event_log::{LogRecord, TopicPartition};
 
 use super::World;
@@ -30,10 +30,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         if letters.is_empty() {
             bail!("message {} is not in the copy; `chat-sync verify` tells whether it should be", args.message);
         }
-        for Letter { digest, reason, detail, state, topic, partition, offset, .. } in letters {
-            println!("a dead letter, {}: {reason}: {detail}", state.as_str());
-            println!("         {topic}[{partition}]@{offset}; `chat-sync dead-letters show {digest}` shows it whole");
-        }
+        letters.iter().for_each(lettered);
         return Ok(ExitCode::SUCCESS);
     };
     vendor(&stored);
@@ -56,6 +53,9 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     }
     println!("stored   version {} ({})", stored.version, if stored.stamp.deleted { "deleted" } else { "alive" });
     pushed(world, &chat, &stored).await;
+    // An edit that could not be understood, perhaps: then the stored row is older than the source's.
+    let letters = dead_letters(world, &stored.id).await?;
+    letters.iter().filter(|letter| letter.state != State::Resolved).for_each(lettered);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -71,6 +71,12 @@ async fn stored(world: &World, args: &Args) -> anyhow::Result<Option<(String, Me
         }
     }
     Ok(None)
+}
+
+fn lettered(letter: &Letter) {
+    let Letter { digest, reason, detail, state, topic, partition, offset, .. } = letter;
+    println!("letter   a dead letter, {}: {reason}: {detail}", state.as_str());
+    println!("         {topic}[{partition}]@{offset}; `chat-sync dead-letters show {digest}` shows it whole");
 }
 
 /// The letters that name the message.

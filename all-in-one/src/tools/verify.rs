@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use synchronizer::budget::Budgeted;
 use synchronizer::verify::{Difference, How, Report, Verify};
@@ -41,7 +42,9 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
             shown.set_position(done);
         }),
     };
-    let report = verify.run().await?;
+    let report = verify.run().await.with_context(|| {
+        format!("cannot compare with the source at {} (--source-url names another)", world.settings.source_url)
+    })?;
     bar.finish_and_clear();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -262,3 +262,24 @@ async fn what_polling_is_about_to_bring_is_no_drift() {
     assert_eq!(appended().await, before, "nothing was appended twice");
     trial.ends(&[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_much_is_written_the_source_is_asked_within_the_budget() {
+    let Some(trial) = Trial::begin(&[]).await else { return };
+    let asked = async || {
+        let reads = metrics::value(&trial.pipeline.vendor_address, "chat_sync_external_reads_total").await;
+        reads.unwrap_or(0.0)
+    };
+    let (before, began) = (asked().await, Instant::now());
+    let chat = trial.vendor.create_chat("Busy").await;
+    // A poll each, if nothing kept them apart.
+    for number in 0..200 {
+        trial.vendor.post(&chat, &format!("message {number}")).await;
+    }
+    eventually!(in_the_copy(&trial.pool).await.len() == 200, "all are in the copy");
+    // A token bucket holds one second's worth.
+    let allowed = f64::from(BUDGET) * (began.elapsed().as_secs_f64() + 1.0) + 1.0;
+    let asked = asked().await - before;
+    assert!(asked <= allowed, "asked {asked} times, allowed {allowed}");
+    trial.ends(&[]).await;
+}

@@ -180,6 +180,7 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         at: Timestamp::now(),
         fresh_as_of: None,
         leads_since: None,
+        waiting: None,
         drift: None,
         verified_through: None,
     };

@@ -32,6 +32,8 @@ enum Wrong {
     UnreadableId,
     /// A message has an older text, once.
     OldTextOnce,
+    /// A message is missing, once.
+    NoMessageOnce,
 }
 
 /// Has one chat with two messages; its feed brings them, its listings are wrong from the second round on.
@@ -83,12 +85,13 @@ impl Source for Listed {
             (ListAt::Messages { .. }, Wrong::UnreadableId) if round >= 2 => {
                 page(vec![raw(json!({ "garbled": true })), raw(message("n", 3))])
             }
-            (ListAt::Messages { .. }, Wrong::OldTextOnce)
+            (ListAt::Messages { .. }, wrong @ (Wrong::OldTextOnce | Wrong::NoMessageOnce))
                 if round >= 2 && !self.was_wrong.swap(true, Ordering::SeqCst) =>
             {
                 let mut old = message("m", 1);
                 old["text"] = "old".into();
-                page(vec![raw(old), raw(message("n", 3))])
+                let old = (wrong == Wrong::OldTextOnce).then(|| raw(old));
+                page(old.into_iter().chain([raw(message("n", 3))]).collect())
             }
             (ListAt::Messages { .. }, _) => page(vec![raw(message("m", 2)), raw(message("n", 3))]),
         }
@@ -186,12 +189,24 @@ async fn an_item_without_an_id_may_be_any_that_is_missing() {
     world.nothing_is_changed().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_that_is_served_wrongly_once_repairs_nothing() {
-    let world = begin(Wrong::OldTextOnce).await;
+/// Waits until it was wrong, and for three rounds more.
+async fn after_it_was_wrong(world: &World) {
     eventually!(world.count("SELECT count(*) FROM messages").await == 2, "both are stored");
     eventually!(world.source.was_wrong.load(Ordering::SeqCst), "it was served wrongly");
     let rounds = world.source.rounds.load(Ordering::SeqCst);
     world.rounds(rounds + 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_is_served_wrongly_once_repairs_nothing() {
+    let world = begin(Wrong::OldTextOnce).await;
+    after_it_was_wrong(&world).await;
+    world.nothing_is_changed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_missing_once_is_not_deleted() {
+    let world = begin(Wrong::NoMessageOnce).await;
+    after_it_was_wrong(&world).await;
     world.nothing_is_changed().await;
 }

@@ -14,8 +14,10 @@ use crate::config::Speed;
 use crate::slack_log::{self, Action, Content, Step, Unused};
 use crate::store;
 
-/// How many lines that are due are played in one transaction.
-const AT_ONCE: usize = 20;
+/// How many lines that are due are played in one transaction at most. As fast as it goes everything is due: then a
+/// few, so that whoever reads sees it grow.
+const AT_ONCE: usize = 500;
+const AT_ONCE_AT_MAX: usize = 20;
 
 /// Plays the files, then waits for the stop signal.
 ///
@@ -61,11 +63,12 @@ async fn play(vendor: &Vendor, name: &str, lines: &[Vec<u8>], speed: Speed) -> a
     let bar = progress_bar(lines.len() as u64);
     let (mut played, mut due) = (Played::default(), Vec::new());
     let mut clock = None;
+    let at_once = if matches!(speed, Speed::Times(_)) { AT_ONCE } else { AT_ONCE_AT_MAX };
     for (number, line) in lines.iter().enumerate().skip(done) {
         bar.set_position(number as u64);
         let step = slack_log::read(line);
         let wait = step.as_ref().map_or(Duration::ZERO, |step| until(speed, &mut clock, step.at));
-        if !wait.is_zero() || due.len() == AT_ONCE {
+        if !wait.is_zero() || due.len() == at_once {
             apply(vendor, name, number, std::mem::take(&mut due), &mut played).await?;
             tokio::time::sleep(wait).await;
         }

@@ -77,15 +77,6 @@ struct Place {
     markers: u64,
 }
 
-/// What came of a poll.
-struct Polled {
-    /// Behind which it asked.
-    cursor: Option<String>,
-    asked: Timestamp,
-    started: Instant,
-    outcome: Outcome<Page>,
-}
-
 impl Leader {
     /// Finds where the last leader was; waits for the log as long as it takes. Without a checkpoint, everything
     /// there is gets listed: the feed may not reach back to the beginning.
@@ -155,21 +146,23 @@ impl Leader {
         }
     }
 
-    /// Polls for ever. The next page is asked for while one is appended, and taken after it: a message that is written
-    /// in between need not wait for the acks of the one before it.
+    /// Polls for ever. Not while a page is appended: what is written meanwhile comes as one page, and costs the source
+    /// one request.
     async fn follow(&self) {
         let (mut waits, mut expiries) = (waits(), waits());
-        let mut polled = self.poll(self.cursor()).await;
         loop {
-            let Polled { cursor, asked, started, outcome } = polled;
-            polled = match outcome {
+            let (asked, started) = (Timestamp::now(), Instant::now());
+            let cursor = self.place().remembered.cursor().map(str::to_owned);
+            let outcome = self.world.source.poll(cursor.as_deref(), self.world.settings.poll_wait).await;
+            metrics::counter!("chat_sync_polls_total", "outcome" => outcome.name()).increment(1);
+            metrics::histogram!("chat_sync_poll_seconds").record(started.elapsed().as_secs_f64());
+            match outcome {
                 Outcome::Answered(page) => {
                     waits = crate::source::waits();
                     if cursor.is_some() {
                         expiries = crate::source::waits();
                     }
-                    let next = Some(page.next.clone());
-                    tokio::join!(self.take(asked, started, page), self.poll(next)).1
+                    self.take(asked, started, page).await;
                 }
                 Outcome::CursorExpired(why) if cursor.is_some() => {
                     tracing::warn!(why, "the cursor has expired");
@@ -178,29 +171,15 @@ impl Leader {
                     self.place().remembered = Remembered::new(None, Instant::now());
                     // A source that knows no cursor for long is not asked for the whole of its feed again and again.
                     tokio::time::sleep(expiries.next().unwrap_or_default()).await;
-                    self.poll(None).await
                 }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
                     self.place().waiting = Some(why.clone());
                     self.world.source_check.waiting(why);
                     tokio::time::sleep(wait).await;
-                    self.poll(cursor).await
                 }
             }
         }
-    }
-
-    fn cursor(&self) -> Option<String> {
-        self.place().remembered.cursor().map(str::to_owned)
-    }
-
-    async fn poll(&self, cursor: Option<String>) -> Polled {
-        let (asked, started) = (Timestamp::now(), Instant::now());
-        let outcome = self.world.source.poll(cursor.as_deref(), self.world.settings.poll_wait).await;
-        metrics::counter!("chat_sync_polls_total", "outcome" => outcome.name()).increment(1);
-        metrics::histogram!("chat_sync_poll_seconds").record(started.elapsed().as_secs_f64());
-        Polled { cursor, asked, started, outcome }
     }
 
     /// Appends a page, and only then moves the cursor.

@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::dead_letters::Retries;
 use crate::reconcile::Reconcile;
 use crate::source::{Outcome, Page, Source, waits};
+use crate::standby::Handover;
 use crate::stored::Stored;
 use crate::to_log::ToLog;
 use crate::translate;
@@ -52,6 +53,23 @@ impl World {
     }
 }
 
+/// Where the last leader was, by the log.
+async fn look(world: &World) -> Handover {
+    let mut waits = retry::reconnecting();
+    loop {
+        let found =
+            async { Ok(Handover { checkpoint: world.to_log.checkpoint().await?, seen: world.to_log.seen().await? }) };
+        let found: Result<_, LogError> = found.await;
+        match found {
+            Ok(found) => return found,
+            Err(error) => {
+                world.log_check.waiting(error.to_string());
+                tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+            }
+        }
+    }
+}
+
 /// One term of leadership.
 pub struct Leader {
     world: World,
@@ -61,6 +79,7 @@ pub struct Leader {
     incarnation: String,
     since: Timestamp,
     place: Mutex<Place>,
+    elected: Instant,
     /// When the source was last asked for what it then answered whole, after the acks.
     polled: watch::Sender<Option<Instant>>,
 }
@@ -78,23 +97,17 @@ struct Place {
 }
 
 impl Leader {
-    /// Finds where the last leader was; waits for the log as long as it takes. Without a checkpoint, everything
-    /// there is gets listed: the feed may not reach back to the beginning.
-    pub async fn begin(world: World) -> Self {
-        let mut log_waits = retry::reconnecting();
-        let (checkpoint, seen) = loop {
-            let found = async { Ok((world.to_log.checkpoint().await?, world.to_log.seen().await?)) };
-            let found: Result<_, LogError> = found.await;
-            match found {
-                Ok(found) => break found,
-                Err(error) => {
-                    world.log_check.waiting(error.to_string());
-                    tokio::time::sleep(log_waits.next().unwrap_or(Duration::from_secs(2))).await;
-                }
-            }
+    /// Goes on where the last leader was, with what this process knows of it from standing by; else it looks in the
+    /// log, and waits for that as long as it takes. Without a checkpoint, everything there is gets listed: the feed
+    /// may not reach back to the beginning.
+    pub async fn begin(world: World, handover: Option<Handover>) -> Self {
+        let (elected, warm) = (Instant::now(), handover.is_some());
+        let Handover { checkpoint, seen } = match handover {
+            Some(handover) => handover,
+            None => look(&world).await,
         };
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
-        tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
+        tracing::info!(incarnation, warm, resumed = checkpoint.is_some(), "polling");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
         let (start, generation, reconcile) = match checkpoint {
             Some(found) => (found.settled.or(found.cursor), found.generation, Some(found.reconcile)),
@@ -113,6 +126,7 @@ impl Leader {
             incarnation,
             since: Timestamp::now(),
             place,
+            elected,
             polled: watch::Sender::default(),
         }
     }
@@ -150,6 +164,7 @@ impl Leader {
     /// one request.
     async fn follow(&self) {
         let (mut waits, mut expiries) = (waits(), waits());
+        metrics::histogram!("chat_sync_takeover_seconds").record(self.elected.elapsed().as_secs_f64());
         loop {
             let (asked, started) = (Timestamp::now(), Instant::now());
             let cursor = self.place().remembered.cursor().map(str::to_owned);

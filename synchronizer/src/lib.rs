@@ -15,6 +15,7 @@ pub mod postgres_stored;
 pub mod reconcile;
 pub mod seen;
 pub mod source;
+pub mod standby;
 pub mod stored;
 pub mod to_log;
 pub mod translate;
@@ -32,6 +33,7 @@ use platform::retry;
 pub use config::{Config, Settings};
 use leader::{Leader, World};
 use source::Source;
+use standby::{Handover, Standby};
 use stored::Stored;
 use to_log::ToLog;
 
@@ -59,13 +61,16 @@ pub async fn run(
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
         }
+        let mut standby = Standby::new(world.clone());
         tokio::select! {
-            () = leadership.elected() => {}
+            biased;
             () = stop.cancelled() => break,
+            () = leadership.elected() => {}
+            () = standby.keep_warm() => {}
         }
         let mut lost = leadership.clone();
         tokio::select! {
-            () = lead(&world, &stop) => {}
+            () = lead(&world, standby.hand_over(), &stop) => {}
             () = lost.lost() => tracing::info!("leads no more"),
         }
     }
@@ -73,9 +78,9 @@ pub async fn run(
     Ok(())
 }
 
-async fn lead(world: &World, stop: &Stop) {
+async fn lead(world: &World, handover: Option<Handover>, stop: &Stop) {
     let leader = tokio::select! {
-        leader = Leader::begin(world.clone()) => leader,
+        leader = Leader::begin(world.clone(), handover) => leader,
         () = stop.cancelled() => return,
     };
     leader.lead(stop).await;
@@ -100,16 +105,21 @@ async fn open_log(
     unreachable!("the waits never end")
 }
 
-async fn describe_role(leadership: Leadership, check: platform::health::Check) {
-    let mut leadership = leadership;
+async fn describe_role(mut leadership: Leadership, check: platform::health::Check) {
+    let mut since = None;
     loop {
-        match leadership.role() {
-            Role::Leader { confirmed } => {
-                let unsure = if confirmed { "" } else { ", unconfirmed: the Kubernetes API cannot be reached" };
-                check.ready(format!("leads since {}{unsure}", contract::Timestamp::now()));
+        let role = leadership.role();
+        since = role.leads().then(|| since.unwrap_or_else(contract::Timestamp::now));
+        match (role, since) {
+            (Role::Leader { confirmed: true }, Some(since)) => check.ready(format!("leads since {since}")),
+            (Role::Leader { .. }, since) => {
+                let since = since.map_or(String::new(), |since| format!(" since {since}"));
+                check.ready(format!("leads{since}, unconfirmed: the Kubernetes API cannot be reached"));
             }
-            Role::Standby { holder: Some(holder) } => check.ready(format!("standby of {holder}")),
-            Role::Standby { holder: None } => check.ready("standby; the leader is not known"),
+            (Role::Standby { holder: Some(holder) }, _) if !holder.is_empty() => {
+                check.ready(format!("standby of {holder}"));
+            }
+            (Role::Standby { .. }, _) => check.ready("standby; the leader is not known"),
         }
         leadership.changed().await;
     }

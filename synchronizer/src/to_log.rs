@@ -7,7 +7,9 @@ use std::time::Instant;
 use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
-use platform::event_log::{EventLog, LogError, LogRecord, NewRecord, Offsets, TopicPartition, TopicSpec};
+use platform::event_log::{
+    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec,
+};
 
 use crate::agenda;
 use crate::checkpoint::Checkpoint;
@@ -15,7 +17,10 @@ use crate::config::Settings;
 use crate::seen::Seen;
 
 /// How many of each partition's last records a new leader looks at.
-const TAIL: u64 = 2000;
+pub const TAIL: u64 = 2000;
+/// How many of the last checkpoints. Ours is written every second, so it is near the end, unless this region has been
+/// away for long.
+pub const CHECKPOINT_TAIL: u64 = 1000;
 
 /// The log, as the synchronizer writes it.
 #[derive(Clone)]
@@ -79,9 +84,29 @@ impl ToLog {
     /// # Errors
     /// [`LogError`].
     pub async fn ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
-        let offsets = self.log.offsets(&self.topics.changes).await?;
-        let end = |(partition, held): (u32, Offsets)| (TopicPartition::new(self.changes.clone(), partition), held.end);
-        Ok(offsets.into_iter().map(end).collect())
+        self.ends_of(&self.topics.changes).await
+    }
+
+    /// The end of the checkpoints.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn checkpoint_ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+        self.ends_of(&self.topics.checkpoints).await
+    }
+
+    async fn ends_of(&self, topic: &str) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+        let offsets = self.log.offsets(topic).await?;
+        Ok(offsets.into_iter().map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
+    }
+
+    /// What a partition holds.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn held(&self, at: &TopicPartition) -> Result<Offsets, LogError> {
+        let mut offsets = self.log.offsets(&at.topic).await?;
+        offsets.remove(&at.partition).ok_or_else(|| LogError::Unavailable(format!("{at} is not there")))
     }
 
     /// The newest checkpoint of this source in this region.
@@ -89,22 +114,48 @@ impl ToLog {
     /// # Errors
     /// [`LogError`].
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, LogError> {
-        let key = Checkpoint::key(&self.source, &self.region);
-        let is_ours = |record: &LogRecord| record.key.as_deref() == Some(key.as_bytes());
-        // Ours is written every second, so it is near the end, unless this region has been away for long.
-        let mut ours = self.log.tail(&self.topics.checkpoints, 1000).await?.into_iter().rfind(is_ours);
-        if ours.is_none() {
-            ours = self.log.tail(&self.topics.checkpoints, u64::MAX).await?.into_iter().rfind(is_ours);
-        }
-        let Some(record) = ours else { return Ok(None) };
-        match serde_json::from_slice(&record.value) {
-            Ok(checkpoint) => Ok(Some(checkpoint)),
-            Err(error) => {
-                // Beginning anew is always safe.
-                tracing::error!(%error, "the checkpoint cannot be read; beginning anew");
-                Ok(None)
+        for last in [CHECKPOINT_TAIL, u64::MAX] {
+            let records = self.log.tail(&self.topics.checkpoints, last).await?;
+            if let Some(checkpoint) = records.iter().rev().find_map(|record| self.checkpoint_from(record)) {
+                return Ok(Some(checkpoint));
             }
         }
+        Ok(None)
+    }
+
+    /// The checkpoint that a record holds, if it is one of this source in this region.
+    pub fn checkpoint_from(&self, record: &LogRecord) -> Option<Checkpoint> {
+        let ours = record.at.topic.as_ref() == self.topics.checkpoints
+            && record.key.as_deref() == Some(Checkpoint::key(&self.source, &self.region).as_bytes());
+        if !ours {
+            return None;
+        }
+        // Passing one over is always safe: an older one costs reading again, none at all a listing.
+        serde_json::from_slice(&record.value)
+            .inspect_err(|error| tracing::error!(%error, offset = record.offset, "a checkpoint cannot be read"))
+            .ok()
+    }
+
+    /// Reads the changes, all partitions.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn read_changes(&self) -> Result<Box<dyn Reader>, LogError> {
+        self.read(&self.topics.changes).await
+    }
+
+    /// Reads the checkpoints.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn read_checkpoints(&self) -> Result<Box<dyn Reader>, LogError> {
+        self.read(&self.topics.checkpoints).await
+    }
+
+    /// Nothing is committed for this group: it only has to have a name.
+    async fn read(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        let topic = Topic { base: topic.to_owned(), mirrored: false };
+        self.log.read(topic, "synchronizer-standby", Sharing::All).await
     }
 
     /// What stands at the end of the log.

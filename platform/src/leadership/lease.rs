@@ -2,15 +2,23 @@
 //!
 //! - it may report "acquired" to two candidates that saw one expired lease, or with a lease that names the
 //!   rival: only a returned `holderIdentity` that is ours counts;
-//! - nothing demotes a leader whose renewals fail: a deadline on the monotonic clock does.
+//! - nothing demotes a leader whose renewals fail: a deadline on the monotonic clock does;
+//! - a lease that is let go stays held by nobody for a second: it is ended here instead.
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::coordination;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::{Leadership, Role, UNCONFIRMED, pause};
 use crate::lifecycle::Stop;
+
+/// A standby asks so many times as often as a leader renews: what it waits for may be a lease that was let go.
+const ASKS: u32 = 4;
 
 /// How a lease is held.
 #[derive(Debug, Clone)]
@@ -33,6 +41,7 @@ pub struct Lease {
     settings: LeaseSettings,
     identity: String,
     lock: LeaseLock,
+    leases: Api<coordination::v1::Lease>,
     role: watch::Sender<Role>,
 }
 
@@ -45,14 +54,27 @@ pub(crate) enum Attempt {
     Unknown(String),
 }
 
+impl Attempt {
+    /// Why a role changes with it, in a word, and the rest of what is known.
+    fn reason(&self, led: bool) -> (&'static str, &str) {
+        match self {
+            Self::Held => (if led { "confirmed_again" } else { "acquired" }, ""),
+            Self::HeldBy(Some(holder)) => ("held_by_another", holder),
+            Self::HeldBy(None) => ("held_by_nobody", ""),
+            Self::Unknown(why) => ("api_away", why),
+        }
+    }
+}
+
 impl Lease {
     pub fn new(client: kube::Client, settings: LeaseSettings) -> (Self, Leadership) {
         let identity = format!("{}-{:08x}", settings.holder, rand::random::<u32>());
         let params =
             LeaseLockParams { lease_name: settings.name.clone(), holder_id: identity.clone(), lease_ttl: settings.ttl };
+        let leases = Api::namespaced(client.clone(), &settings.namespace);
         let lock = LeaseLock::new(client, &settings.namespace, params);
         let (role, receiver) = watch::channel(Role::Standby { holder: None });
-        (Self { settings, identity, lock, role }, Leadership::from_watch(receiver))
+        (Self { settings, identity, lock, leases, role }, Leadership::from_watch(receiver))
     }
 
     /// This candidate's `holderIdentity`.
@@ -75,7 +97,8 @@ impl Lease {
             }
             let now = self.role.borrow().clone();
             self.take(next_role(&now, &attempt, renewed.elapsed(), &self.settings), &attempt);
-            if !pause(self.settings.renew_every.saturating_sub(asked.elapsed()), &stop).await {
+            let every = self.settings.renew_every / if self.role.borrow().leads() { 1 } else { ASKS };
+            if !pause(every.saturating_sub(asked.elapsed()), &stop).await {
                 break;
             }
         }
@@ -99,23 +122,48 @@ impl Lease {
         if role == before {
             return;
         }
-        tracing::info!(from = ?before, to = ?role, reason = ?attempt, identity = self.identity, "role changed");
-        metrics::counter!("chat_sync_role_changes_total", "role" => if role.leads() { "leader" } else { "standby" })
-            .increment(1);
-        metrics::gauge!("chat_sync_leader").set(if role.leads() { 1.0 } else { 0.0 });
+        // Whose lease it is may change while this process stands by: that is no change of its role.
+        if role.leads() || before.leads() {
+            let (reason, detail) = attempt.reason(before.leads());
+            self.tell(&before, &role, reason, detail);
+        }
         self.role.send_replace(role);
+    }
+
+    fn tell(&self, from: &Role, to: &Role, reason: &'static str, detail: &str) {
+        tracing::info!(from = from.name(), to = to.name(), reason, detail, identity = self.identity, "role changed");
+        metrics::counter!("chat_sync_role_changes_total", "to" => to.name(), "reason" => reason).increment(1);
+        metrics::gauge!("chat_sync_leader").set(if to.leads() { 1.0 } else { 0.0 });
     }
 
     async fn let_go(&self) {
         if !self.role.borrow().leads() {
             return;
         }
-        self.role.send_replace(Role::Standby { holder: None });
-        match tokio::time::timeout(self.settings.call, self.lock.step_down()).await {
-            Ok(Ok(())) => tracing::info!("stepped down"),
-            Ok(Err(error)) => tracing::warn!(%error, "could not step down; the lease ends by itself"),
-            Err(_) => tracing::warn!("could not step down in time; the lease ends by itself"),
+        let standby = Role::Standby { holder: None };
+        let before = self.role.send_replace(standby.clone());
+        self.tell(&before, &standby, "stopped", "");
+        match tokio::time::timeout(self.settings.call, self.release()).await {
+            Ok(Ok(())) => tracing::info!("the lease is let go"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not let the lease go; it ends by itself"),
+            Err(_) => tracing::warn!("could not let the lease go in time; it ends by itself"),
         }
+    }
+
+    /// Lets the lease end now, if it still is this candidate's. The crate's own `step_down` leaves it held by nobody
+    /// for another second.
+    async fn release(&self) -> Result<(), kube::Error> {
+        let lease = self.leases.get(&self.settings.name).await?;
+        if lease.spec.and_then(|spec| spec.holder_identity).as_deref() != Some(&self.identity) {
+            return Ok(());
+        }
+        let released = json!({
+            // Of the lease that was looked at: refused if a rival took it meanwhile.
+            "metadata": { "resourceVersion": lease.metadata.resource_version },
+            "spec": { "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": "1970-01-01T00:00:00.000000Z" },
+        });
+        self.leases.patch(&self.settings.name, &PatchParams::default(), &Patch::Merge(released)).await?;
+        Ok(())
     }
 }
 

@@ -24,6 +24,15 @@ impl Role {
     pub fn leads(&self) -> bool {
         matches!(self, Self::Leader { .. })
     }
+
+    /// In a word: `leader`, `unconfirmed` or `standby`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Leader { confirmed: true } => "leader",
+            Self::Leader { confirmed: false } => "unconfirmed",
+            Self::Standby { .. } => "standby",
+        }
+    }
 }
 
 /// A process's role as it changes.

@@ -200,6 +200,26 @@ impl EventLog for EmbeddedLog {
         Ok(offsets)
     }
 
+    async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+        let mut first = BTreeMap::new();
+        for (partition, held) in self.offsets(topic).await? {
+            // Back from the end: what is asked for is near it.
+            let last_before: Option<i64> = sqlx::query_scalar(
+                "SELECT \"offset\" FROM log_records WHERE topic = ? AND partition = ? AND timestamp_ms < ? \
+                 ORDER BY \"offset\" DESC LIMIT 1",
+            )
+            .bind(topic)
+            .bind(partition)
+            .bind(since_ms)
+            .fetch_optional(&self.db.read)
+            .await
+            .map_err(failed)?;
+            let next = last_before.and_then(|last| u64::try_from(last).ok()).map(|last| last + 1);
+            first.insert(partition, next.unwrap_or(held.start));
+        }
+        Ok(first)
+    }
+
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
         let all = self.records(at, 0, i64::MAX).await?;
         let is_wanted =

@@ -11,8 +11,8 @@ use platform::config::{Secret, duration};
 pub struct Config {
     #[command(flatten)]
     pub settings: Settings,
-    /// The copy's database, as postgres://user:password@host:port/database; only read. Also from the file that
-    /// DATABASE_URL_FILE names.
+    /// The copy's database, as postgres://user:password@host:port/database; only read. Several nodes as
+    /// host:port,host:port: the first that answers. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Redis, as redis://host:port; also from the file that REDIS_URL_FILE names.

@@ -4,6 +4,7 @@ pub mod api;
 pub mod config;
 pub mod dead_letters;
 pub mod event_log;
+pub mod fail_point;
 pub mod health;
 pub mod http;
 pub mod leadership;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use contract::{Record, Rejected};
 use platform::event_log::LogError;
+use platform::fail_point::fail_point;
 use platform::health::Check;
 use platform::retry;
 
@@ -39,6 +40,7 @@ impl Appender {
         }
         let started = Instant::now();
         self.append_all(records.clone()).await;
+        fail_point("leader.acked");
         self.check.ready("appends");
         metrics::histogram!("chat_sync_append_seconds").record(started.elapsed().as_secs_f64());
         let mut seen = self.seen();

@@ -66,13 +66,9 @@ impl Remembered {
         self.cursors.back().and_then(|left| left.cursor.as_deref())
     }
 
-    /// Where a new leader should start.
+    /// Where a new leader should start, and where to read again from: the oldest cursor, but never the feed's beginning,
+    /// which may be far.
     pub fn settled(&self) -> Option<&str> {
-        self.cursors.front().and_then(|left| left.cursor.as_deref())
-    }
-
-    /// Where to read again from: as [`Remembered::settled`], but never from the feed's beginning, which may be far.
-    pub fn oldest(&self) -> Option<&str> {
         self.cursors.iter().find_map(|left| left.cursor.as_deref())
     }
 
@@ -110,7 +106,7 @@ mod tests {
         let mut remembered = Remembered::new(None, start);
         remembered.advance("1".into(), 1, at(10));
         remembered.advance("2".into(), 1, at(50));
-        assert_eq!((remembered.settled(), remembered.cursor()), (None, Some("2")));
+        assert_eq!((remembered.settled(), remembered.cursor()), (Some("1"), Some("2")));
         remembered.advance("3".into(), 1, at(71));
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("1"), Some("3")));
         remembered.forget(at(110));

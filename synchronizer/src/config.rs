@@ -19,7 +19,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
     pub kafka: String,
     /// The copy's database, as postgres://user:password@host:port/database; only read, to compare with the source.
-    /// Also from the file that DATABASE_URL_FILE names.
+    /// Several nodes as host:port,host:port: the first that answers. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Where /livez, /readyz and /metrics are served.

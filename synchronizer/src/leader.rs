@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use contract::{Marker, Record, Timestamp};
 use platform::event_log::LogError;
+use platform::fail_point::fail_point;
 use platform::health::{Check, Health};
 use platform::lifecycle::Stop;
-use platform::retry;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -53,23 +53,6 @@ impl World {
     }
 }
 
-/// Where the last leader was, by the log.
-async fn look(world: &World) -> Handover {
-    let mut waits = retry::reconnecting();
-    loop {
-        let found =
-            async { Ok(Handover { checkpoint: world.to_log.checkpoint().await?, seen: world.to_log.seen().await? }) };
-        let found: Result<_, LogError> = found.await;
-        match found {
-            Ok(found) => return found,
-            Err(error) => {
-                world.log_check.waiting(error.to_string());
-                tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
-            }
-        }
-    }
-}
-
 /// One term of leadership.
 pub struct Leader {
     world: World,
@@ -97,17 +80,11 @@ struct Place {
 }
 
 impl Leader {
-    /// Goes on where the last leader was, with what this process knows of it from standing by; else it looks in the
-    /// log, and waits for that as long as it takes. Without a checkpoint, everything there is gets listed: the feed
-    /// may not reach back to the beginning.
-    pub async fn begin(world: World, handover: Option<Handover>) -> Self {
-        let (elected, warm) = (Instant::now(), handover.is_some());
-        let Handover { checkpoint, seen } = match handover {
-            Some(handover) => handover,
-            None => look(&world).await,
-        };
+    /// Goes on where the last leader was, by what this process knows of it from standing by. Without a checkpoint,
+    /// everything there is gets listed: the feed may not reach back to the beginning.
+    pub fn begin(world: World, Handover { checkpoint, seen, elected }: Handover) -> Self {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
-        tracing::info!(incarnation, warm, resumed = checkpoint.is_some(), "polling");
+        tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
         let (start, generation, reconcile) = match checkpoint {
             Some(found) => (found.settled.or(found.cursor), found.generation, Some(found.reconcile)),
@@ -173,6 +150,7 @@ impl Leader {
             metrics::histogram!("chat_sync_poll_seconds").record(started.elapsed().as_secs_f64());
             match outcome {
                 Outcome::Answered(page) => {
+                    fail_point("leader.polled");
                     waits = crate::source::waits();
                     if cursor.is_some() {
                         expiries = crate::source::waits();
@@ -241,7 +219,7 @@ impl Leader {
             ticks.tick().await;
             let (oldest, end, rows) = {
                 let remembered = &self.place().remembered;
-                (remembered.oldest().map(str::to_owned), remembered.cursor().map(str::to_owned), remembered.rows())
+                (remembered.settled().map(str::to_owned), remembered.cursor().map(str::to_owned), remembered.rows())
             };
             // Not in one go: what is new would wait behind thousands of rows that are not.
             let pages = rows / u64::from(self.world.settings.poll_limit) + 1;

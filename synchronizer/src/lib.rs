@@ -33,7 +33,7 @@ use platform::retry;
 pub use config::{Config, Settings};
 use leader::{Leader, World};
 use source::Source;
-use standby::{Handover, Standby};
+use standby::Standby;
 use stored::Stored;
 use to_log::ToLog;
 
@@ -70,7 +70,7 @@ pub async fn run(
         }
         let mut lost = leadership.clone();
         tokio::select! {
-            () = lead(&world, standby.hand_over(), &stop) => {}
+            () = lead(&world, standby, &stop) => {}
             () = lost.lost() => tracing::info!("leads no more"),
         }
     }
@@ -78,12 +78,12 @@ pub async fn run(
     Ok(())
 }
 
-async fn lead(world: &World, handover: Option<Handover>, stop: &Stop) {
-    let leader = tokio::select! {
-        leader = Leader::begin(world.clone(), handover) => leader,
+async fn lead(world: &World, standby: Standby, stop: &Stop) {
+    let handover = tokio::select! {
+        handover = standby.hand_over() => handover,
         () = stop.cancelled() => return,
     };
-    leader.lead(stop).await;
+    Leader::begin(world.clone(), handover).lead(stop).await;
 }
 
 async fn open_log(

@@ -8,12 +8,15 @@ use contract::{Record, Timestamp};
 use platform::event_log::{Event, LogError, LogRecord, Reader, TopicPartition};
 use platform::retry;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, OVERLAP};
 use crate::leader::World;
 use crate::seen::Seen;
 use crate::source::Outcome;
-use crate::to_log::{CHECKPOINT_TAIL, TAIL};
+use crate::to_log::CHECKPOINT_TAIL;
 
+/// How far back the log is read: a new leader reads the source's last minute again, what was appended of it must be
+/// known, and it was appended by somebody whose clock may be a minute wrong.
+const BACK: Duration = OVERLAP.saturating_mul(2);
 /// How often the source is asked, so that the connection stays open and `/readyz` says whether it answers. Clients
 /// and servers close what was idle for a minute or more.
 const ASK: Duration = Duration::from_secs(20);
@@ -22,6 +25,7 @@ const ASK: Duration = Duration::from_secs(20);
 pub struct Handover {
     pub checkpoint: Option<Checkpoint>,
     pub seen: Seen,
+    pub elected: Instant,
 }
 
 /// Follows the log while another leads.
@@ -34,6 +38,9 @@ pub struct Standby {
     behind: Option<BTreeMap<TopicPartition, u64>>,
 }
 
+/// Where to begin reading.
+type Positions = BTreeMap<TopicPartition, u64>;
+
 impl Standby {
     pub fn new(world: World) -> Self {
         Self { world, checkpoint: None, seen: Seen::default(), behind: None }
@@ -41,53 +48,64 @@ impl Standby {
 
     /// Follows the log for ever. May be dropped at any moment.
     pub async fn keep_warm(&mut self) {
+        self.follow(|_| false).await;
+    }
+
+    /// What a leader goes on with: at once if this standby has caught up, else as soon as it has.
+    pub async fn hand_over(mut self) -> Handover {
+        let elected = Instant::now();
+        if !self.has_caught_up() {
+            self.follow(Self::has_caught_up).await;
+        }
+        Handover { checkpoint: self.checkpoint, seen: self.seen, elected }
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.behind.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    /// Follows the log, however often it goes away.
+    async fn follow(&mut self, enough: impl Fn(&Self) -> bool) {
         let mut waits = retry::reconnecting();
-        loop {
-            let began = Instant::now();
-            if let Err(error) = self.follow().await {
-                self.world.log_check.waiting(error.to_string());
-            }
+        while let Err(error) = self.follow_once(&enough).await {
             self.behind = None;
-            if began.elapsed() > ASK {
-                waits = retry::reconnecting();
-            }
-            tokio::time::sleep(waits.next().unwrap_or(ASK)).await;
+            self.world.log_check.waiting(error.to_string());
+            tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
         }
     }
 
-    /// What a leader goes on with; none if this standby has not caught up yet.
-    pub fn hand_over(self) -> Option<Handover> {
-        let caught_up = self.behind.is_some_and(|behind| behind.is_empty());
-        caught_up.then_some(Handover { checkpoint: self.checkpoint, seen: self.seen })
-    }
-
-    async fn follow(&mut self) -> Result<(), LogError> {
+    async fn follow_once(&mut self, enough: &impl Fn(&Self) -> bool) -> Result<(), LogError> {
         let to_log = self.world.to_log.clone();
-        let (mut changes, mut checkpoints) = (to_log.read_changes().await?, to_log.read_checkpoints().await?);
-        let mut behind = to_log.checkpoint_ends().await?;
-        behind.extend(to_log.ends().await?);
-        behind.retain(|_, end| *end > 0);
-        self.behind = Some(behind);
-        self.world.log_check.ready("follows it");
+        let since_ms = chrono::Utc::now().timestamp_millis() - i64::try_from(BACK.as_millis()).unwrap_or_default();
+        // First: what is written meanwhile is read from the end that is looked at now.
+        let (checkpoint_ends, ends) = (to_log.checkpoint_ends().await?, to_log.ends().await?);
+        let tail = |(at, end): (&TopicPartition, &u64)| (at.clone(), end.saturating_sub(CHECKPOINT_TAIL));
+        let checkpoint_starts: Positions = checkpoint_ends.iter().map(tail).collect();
+        let starts = to_log.since(since_ms).await?;
+        self.checkpoint = to_log.checkpoint().await?;
+        let unread = |(at, end): (TopicPartition, u64)| (starts.get(&at)? < &end).then_some((at, end));
+        self.behind = Some(ends.into_iter().filter_map(unread).collect());
         let mut asks = tokio::time::interval(ASK);
-        loop {
+        let (mut changes, mut checkpoints) = (to_log.read_changes().await?, to_log.read_checkpoints().await?);
+        self.world.log_check.ready("follows it");
+        while !enough(self) {
             tokio::select! {
-                event = changes.next() => self.hear(&mut *changes, event?, TAIL).await?,
-                event = checkpoints.next() => self.hear(&mut *checkpoints, event?, CHECKPOINT_TAIL).await?,
+                event = changes.next() => self.hear(&mut *changes, event?, &starts).await?,
+                event = checkpoints.next() => self.hear(&mut *checkpoints, event?, &checkpoint_starts).await?,
                 _ = asks.tick() => self.ask().await,
             }
         }
+        Ok(())
     }
 
-    async fn hear(&mut self, reader: &mut dyn Reader, event: Event, tail: u64) -> Result<(), LogError> {
+    async fn hear(&mut self, reader: &mut dyn Reader, event: Event, starts: &Positions) -> Result<(), LogError> {
         match event {
             Event::Assigned(partitions) => {
-                let mut positions = Vec::new();
-                for at in partitions {
-                    let held = self.world.to_log.held(&at).await?;
-                    positions.push((at, held.start.max(held.end.saturating_sub(tail))));
-                }
-                reader.start(positions).await
+                let from = |at: TopicPartition| {
+                    let start = starts.get(&at).copied().unwrap_or(0);
+                    (at, start)
+                };
+                reader.start(partitions.into_iter().map(from).collect()).await
             }
             Event::Records(records) => {
                 records.iter().for_each(|record| self.take(record));

@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
 use platform::event_log::{
-    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec,
+    EventLog, LogError, LogRecord, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec,
 };
+
+use platform::fail_point::fail_point;
 
 use crate::agenda;
 use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
-use crate::seen::Seen;
 
-/// How many of each partition's last records a new leader looks at.
-pub const TAIL: u64 = 2000;
-/// How many of the last checkpoints. Ours is written every second, so it is near the end, unless this region has been
-/// away for long.
+/// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
+/// this region has been away for long.
 pub const CHECKPOINT_TAIL: u64 = 1000;
 
 /// The log, as the synchronizer writes it.
@@ -100,13 +98,14 @@ impl ToLog {
         Ok(offsets.into_iter().map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
     }
 
-    /// What a partition holds.
+    /// Where to begin reading what was appended since this moment (milliseconds since the Unix epoch).
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn held(&self, at: &TopicPartition) -> Result<Offsets, LogError> {
-        let mut offsets = self.log.offsets(&at.topic).await?;
-        offsets.remove(&at.partition).ok_or_else(|| LogError::Unavailable(format!("{at} is not there")))
+    pub async fn since(&self, since_ms: i64) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+        let offsets = self.log.since(&self.topics.changes, since_ms).await?;
+        let at = |(partition, offset)| (TopicPartition::new(self.changes.clone(), partition), offset);
+        Ok(offsets.into_iter().map(at).collect())
     }
 
     /// The newest checkpoint of this source in this region.
@@ -156,20 +155,6 @@ impl ToLog {
     async fn read(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
         let topic = Topic { base: topic.to_owned(), mirrored: false };
         self.log.read(topic, "synchronizer-standby", Sharing::All).await
-    }
-
-    /// What stands at the end of the log.
-    ///
-    /// # Errors
-    /// [`LogError`].
-    pub async fn seen(&self) -> Result<Seen, LogError> {
-        let mut seen = Seen::default();
-        for record in self.log.tail(&self.topics.changes, TAIL).await? {
-            if let Ok(record) = Record::decode(&record.value, Timestamp::now()) {
-                seen.insert(&record, Instant::now());
-            }
-        }
-        Ok(seen)
     }
 
     /// Appends rows and rejected items and waits for the acks.
@@ -232,6 +217,7 @@ impl ToLog {
         let record = Record::Marker(marker);
         let markers = (0..self.partitions).map(|partition| self.new_record(&record, partition, now));
         self.log.append(markers.collect()).await?;
+        fail_point("leader.marked");
         self.log
             .append(vec![NewRecord {
                 topic: self.topics.checkpoints.as_str().into(),
@@ -241,7 +227,9 @@ impl ToLog {
                 value: serde_json::to_vec(&checkpoint).unwrap_or_default(),
                 headers: Vec::new(),
             }])
-            .await
+            .await?;
+        fail_point("leader.checkpointed");
+        Ok(())
     }
 
     fn new_record(&self, record: &Record, partition: u32, now: Timestamp) -> NewRecord {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
+use platform::eventually;
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::PgPool;
 
+use crate::reader::Reader;
 use crate::vendor::Vendor;
 
 /// What a reader can tell of a message: whether it is deleted, who wrote it, what it says.
@@ -61,4 +64,32 @@ pub async fn in_the_copy(pool: &PgPool) -> Rows {
 /// The reasons of all dead letters, in order.
 pub async fn dead_letters(pool: &PgPool) -> Vec<String> {
     sqlx::query_scalar("SELECT reason FROM dead_letters ORDER BY reason").fetch_all(pool).await.expect("the copy")
+}
+
+/// Every reader's screen comes to show its chat as it should be (the first reader the first chat, and so on round),
+/// and none ever went backwards.
+///
+/// # Panics
+/// If one does not, or did.
+pub async fn screens_are(expected: &Rows, chats: &[String], readers: &[Reader]) {
+    join_all(readers.iter().map(Reader::scroll_to_the_beginning)).await;
+    for (number, reader) in readers.iter().enumerate() {
+        let chat = &chats[number % chats.len()];
+        eventually!(on_screen(reader, chat) == of(expected, chat), "reader {number}'s screen is as the vendor is");
+        let backwards = reader.screen().backwards;
+        assert!(backwards.is_empty(), "a screen went backwards: {backwards:?}");
+    }
+}
+
+fn of(rows: &Rows, chat: &str) -> Rows {
+    rows.iter().filter(|((of, _), _)| of == chat).map(|(key, row)| (key.clone(), row.clone())).collect()
+}
+
+fn on_screen(reader: &Reader, chat: &str) -> Rows {
+    let screen = reader.screen();
+    let messages = screen.messages.get(chat).cloned().unwrap_or_default();
+    let row = |message: internal::shown::ShownMessage| {
+        ((message.chat_id, message.id), (message.deleted, message.author, message.text))
+    };
+    messages.into_values().map(row).collect()
 }

@@ -1,9 +1,13 @@
 //! What the tests of the whole pipeline share: its processes, a reader like the page, the vendor's API.
 
 pub mod browser;
+pub mod checker;
 pub mod compared;
+pub mod flow;
 pub mod metrics;
+pub mod own_api;
 pub mod own_kafka;
+pub mod own_postgres;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;

@@ -9,10 +9,12 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::process::free_port;
+use crate::proxy::Proxy;
 
 pub struct OwnKafka {
     /// `host:port`.
     pub address: String,
+    port: u16,
     folder: TempDir,
     jars: PathBuf,
     child: Option<Child>,
@@ -24,15 +26,32 @@ impl OwnKafka {
     /// # Panics
     /// If it cannot be started.
     pub async fn start() -> Option<Self> {
+        let port = free_port();
+        Self::prepare(port, port).await
+    }
+
+    /// All its clients come through a proxy, the addresses that the broker tells them included.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn behind_a_proxy() -> Option<(Self, Proxy)> {
+        let port = free_port();
+        let proxy = Proxy::to(&format!("127.0.0.1:{port}")).await;
+        let advertised = proxy.address.rsplit(':').next()?.parse().ok()?;
+        Some((Self::prepare(port, advertised).await?, proxy))
+    }
+
+    async fn prepare(port: u16, advertised: u16) -> Option<Self> {
         let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
         let settings = include_str!("../../xtask/kafka/server.properties")
+            .replace("advertised.listeners=CLIENT://127.0.0.1:@client@", &advertised_at(advertised))
             .replace("@client@", &port.to_string())
             .replace("@controller@", &free_port().to_string())
             .replace("@data@", &folder.path().join("data").display().to_string());
         std::fs::write(folder.path().join("server.properties"), settings).expect("its settings");
-        let mut kafka = Self { address: format!("127.0.0.1:{port}"), folder, jars, child: None };
+        let address = format!("127.0.0.1:{advertised}");
+        let mut kafka = Self { address, port, folder, jars, child: None };
         let mut format = kafka.java();
         format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]);
         let formatted = format.arg(kafka.settings()).status().expect("java");
@@ -62,7 +81,7 @@ impl OwnKafka {
     pub async fn start_again(&mut self) {
         let mut command = self.java();
         self.child = Some(command.arg("kafka.Kafka").arg(self.settings()).spawn().expect("java"));
-        eventually!(TcpStream::connect(&self.address).await.is_ok(), "Kafka listens");
+        eventually!(TcpStream::connect(("127.0.0.1", self.port)).await.is_ok(), "Kafka listens");
     }
 
     /// Ends it without warning.
@@ -72,6 +91,10 @@ impl OwnKafka {
             child.wait().expect("it ends");
         }
     }
+}
+
+fn advertised_at(port: u16) -> String {
+    format!("advertised.listeners=CLIENT://127.0.0.1:{port}")
 }
 
 impl Drop for OwnKafka {

@@ -37,8 +37,11 @@ pub struct Options {
     /// Postgres and Redis are reached through these, as `host:port`.
     pub postgres_through: Option<String>,
     pub redis_through: Option<String>,
-    /// Further settings of the synchronizer.
+    /// A database of the test's own, with what the pipeline's processes are told instead of its URL.
+    pub database: Option<(Secret, String)>,
+    /// Further settings of the synchronizer, and of the writer.
     pub synchronizer: Vec<(&'static str, String)>,
+    pub writer: Vec<(&'static str, String)>,
 }
 
 impl Pipeline {
@@ -49,8 +52,14 @@ impl Pipeline {
             None => server("CHAT_SYNC_TEST_KAFKA")?,
         };
         let redis = through(server("CHAT_SYNC_TEST_REDIS")?, options.redis_through.as_deref());
-        let database_url = postgres_database().await?;
-        let reached = Secret::new(through(database_url.expose().to_owned(), options.postgres_through.as_deref()));
+        let (database_url, reached) = match options.database.clone() {
+            Some((own, told)) => (own, Secret::new(told)),
+            None => {
+                let url = postgres_database().await?;
+                let reached = through(url.expose().to_owned(), options.postgres_through.as_deref());
+                (url, Secret::new(reached))
+            }
+        };
         let folder = tempfile::tempdir().expect("a folder");
         let topic_suffix = unique_suffix();
         let address = || format!("127.0.0.1:{}", free_port());
@@ -66,6 +75,7 @@ impl Pipeline {
         let mut variables = shared(("CHAT_SYNC_WRITER_LISTEN", &writer_address));
         variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{topic_suffix}")));
         variables.push(("DATABASE_URL", reached.expose().to_owned()));
+        variables.extend(options.writer.clone());
         let writer = Process::start("writer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_INTERNAL_LISTEN", &internal_address));
         variables.push(("DATABASE_URL", reached.expose().to_owned()));
@@ -102,6 +112,15 @@ impl Pipeline {
         variables.push(("DATABASE_URL", self.database_url.expose().to_owned()));
         variables.extend(further);
         Process::start("synchronizer", self.folder.path(), &variables)
+    }
+
+    /// One more writer beside the pipeline's own, in its group.
+    pub fn another_writer(&self, address: &str, further: Vec<(&'static str, String)>) -> Process {
+        let mut variables = shared_variables(&self.kafka, &self.topic_suffix, ("CHAT_SYNC_WRITER_LISTEN", address));
+        variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{}", self.topic_suffix)));
+        variables.push(("DATABASE_URL", self.database_url.expose().to_owned()));
+        variables.extend(further);
+        Process::start("writer", self.folder.path(), &variables)
     }
 
     pub fn vendor(&self) -> Vendor {

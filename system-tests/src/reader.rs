@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use contract::{Timestamp, Version};
 use futures::{SinkExt, StreamExt};
 use internal::shown::ShownMessage;
 use platform::eventually;
@@ -10,6 +11,17 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+
+/// A version that a frame brought.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub at: Timestamp,
+    /// `load` or `update`; `page` is what was fetched by scrolling.
+    pub frame: &'static str,
+    pub chat: String,
+    pub message: String,
+    pub version: Version,
+}
 
 /// What a reader knows.
 #[derive(Debug, Default, Clone)]
@@ -21,6 +33,8 @@ pub struct Screen {
     /// Every frame that brought an older version than one that was shown before. Merging hides them from a
     /// screen; they are counted all the same.
     pub backwards: Vec<String>,
+    /// Everything that it was ever told of messages, in order.
+    pub heard: Vec<Heard>,
     pub heartbeats: Vec<Value>,
     pub errors: Vec<Value>,
     pub loads: u64,
@@ -75,7 +89,7 @@ impl Reader {
                 let messages: Vec<ShownMessage> = serde_json::from_value(page["messages"].clone()).expect("messages");
                 before = messages.first().map(|oldest| oldest.id.clone());
                 // What is read back from the store may be behind the screen: that is no step backwards.
-                self.screen.lock().expect("the screen").merge(&chat, messages, false);
+                self.screen.lock().expect("the screen").merge(&chat, messages, "page");
                 if page["more"] != true {
                     break;
                 }
@@ -96,12 +110,14 @@ impl Drop for Reader {
 }
 
 impl Screen {
-    fn merge(&mut self, chat: &str, messages: Vec<ShownMessage>, pushed: bool) {
+    fn merge(&mut self, chat: &str, messages: Vec<ShownMessage>, frame: &'static str) {
         let known = self.messages.entry(chat.to_owned()).or_default();
         for message in messages {
+            let (of, id, version) = (chat.to_owned(), message.id.clone(), message.version.clone());
+            self.heard.push(Heard { at: Timestamp::now(), frame, chat: of, message: id, version });
             match known.get(&message.id) {
                 Some(shown) if shown.version > message.version => {
-                    if pushed {
+                    if frame == "update" {
                         self.backwards.push(format!("{chat}/{}", message.id));
                     }
                 }
@@ -129,9 +145,9 @@ impl Screen {
             Some("load") => {
                 self.loads += 1;
                 // A load comes from the store and the ring: it may repeat older rows than were pushed.
-                self.merge(&chat, messages(), false);
+                self.merge(&chat, messages(), "load");
                 let outside = serde_json::from_value(frame["outside"].clone()).expect("messages");
-                self.merge(&chat, outside, false);
+                self.merge(&chat, outside, "load");
                 if frame["behind"] == true {
                     self.behind.insert(chat.clone());
                     self.resume.remove(&chat);
@@ -141,7 +157,7 @@ impl Screen {
                 }
             }
             Some("update") => {
-                self.merge(&chat, messages(), true);
+                self.merge(&chat, messages(), "update");
                 if frame["resume"].is_string() && !self.behind.contains(&chat) && self.resume.contains_key(&chat) {
                     self.resume.insert(chat, resume());
                 }

@@ -1,16 +1,14 @@
 //! Servers go away and services are killed while people write and watch. On its own, because it takes both cores.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::Timestamp;
-use futures::future::join_all;
 use platform::eventually;
 use platform::testing::server;
 use serde_json::Value;
 use sqlx::PgPool;
-use system_tests::compared::{Rows, at_the_vendor, dead_letters, in_the_copy};
+use system_tests::compared::{at_the_vendor, dead_letters, in_the_copy, screens_are};
+use system_tests::flow::Flow;
 use system_tests::metrics;
 use system_tests::own_kafka::OwnKafka;
 use system_tests::pipeline::{Options, Pipeline, host_and_port};
@@ -33,47 +31,6 @@ const MISSED: u64 = 400;
 const TOLD: Duration = Duration::from_secs(6);
 /// More than this and something is kept that nobody bounds; debug builds, 200 messages a second, minutes.
 const MEMORY: u64 = 400 << 20;
-
-/// People who write until they are told to stop.
-struct Flow {
-    stop: Arc<AtomicBool>,
-    posted: Arc<AtomicU64>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Flow {
-    fn begin(vendor: &Vendor, chats: &[String]) -> Self {
-        let (stop, posted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let people = chats.iter().map(|chat| {
-            let (vendor, chat, stop, posted) = (vendor.clone(), chat.clone(), stop.clone(), posted.clone());
-            tokio::spawn(async move {
-                let mut beats = tokio::time::interval(Duration::from_millis(1000 * CHATS as u64 / RATE));
-                let mut last = String::new();
-                while !stop.load(Ordering::Relaxed) {
-                    beats.tick().await;
-                    let number = posted.fetch_add(1, Ordering::Relaxed);
-                    match number % 20 {
-                        3 | 11 if !last.is_empty() => vendor.edit(&chat, &last, &format!("edited {number}")).await,
-                        7 if !last.is_empty() => vendor.delete(&chat, &std::mem::take(&mut last)).await,
-                        _ => last = vendor.post(&chat, &format!("message {number}")).await,
-                    }
-                }
-            })
-        });
-        let tasks = people.collect();
-        Self { stop, posted, tasks }
-    }
-
-    fn posted(&self) -> u64 {
-        self.posted.load(Ordering::Relaxed)
-    }
-
-    async fn end(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        join_all(self.tasks).await;
-        self.posted.load(Ordering::Relaxed)
-    }
-}
 
 async fn check(address: &str, name: &str) -> (u16, String) {
     let Ok(answer) = reqwest::get(format!("http://{address}/readyz")).await else { return (0, String::new()) };
@@ -118,7 +75,7 @@ async fn servers_and_services_go_away_while_people_write_and_watch() {
     let (internal, writer) = (pipeline.internal_address.clone(), pipeline.writer_address.clone());
     let readers: Vec<Reader> = (0..READERS).map(|n| Reader::watch_chat(&internal, &chats[n % CHATS])).collect();
     eventually!(readers.iter().all(|reader| reader.screen().loads > 0), "everybody watches");
-    let flow = Flow::begin(&vendor, &chats);
+    let flow = Flow::begin(&vendor, &chats, RATE);
     let began = Instant::now();
 
     redis.cut();
@@ -196,23 +153,5 @@ async fn all_are_equal(pipeline: &Pipeline, vendor: &Vendor, chats: &[String], r
     let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
     eventually!(in_the_copy(&pool).await == expected, "Postgres is as the vendor is");
     assert!(dead_letters(&pool).await.is_empty());
-    join_all(readers.iter().map(Reader::scroll_to_the_beginning)).await;
-    for (number, reader) in readers.iter().enumerate() {
-        let chat = &chats[number % CHATS];
-        eventually!(screen(reader, chat) == of(&expected, chat), "reader {number}'s screen is as the vendor is");
-        assert!(reader.screen().backwards.is_empty(), "a screen went backwards: {:?}", reader.screen().backwards);
-    }
-}
-
-fn of(rows: &Rows, chat: &str) -> Rows {
-    rows.iter().filter(|((of, _), _)| of == chat).map(|(key, row)| (key.clone(), row.clone())).collect()
-}
-
-fn screen(reader: &Reader, chat: &str) -> Rows {
-    let screen = reader.screen();
-    let messages = screen.messages.get(chat).cloned().unwrap_or_default();
-    let row = |message: internal::shown::ShownMessage| {
-        ((message.chat_id, message.id), (message.deleted, message.author, message.text))
-    };
-    messages.into_values().map(row).collect()
+    screens_are(&expected, chats, readers).await;
 }

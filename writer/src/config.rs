@@ -12,8 +12,8 @@ pub struct Config {
     pub command: Option<Command>,
     #[command(flatten)]
     pub settings: Settings,
-    /// The copy's database, as postgres://user:password@host:port/database; also from the file that
-    /// DATABASE_URL_FILE names.
+    /// The copy's database, as postgres://user:password@host:port/database; several nodes as host:port,host:port, of
+    /// which the one that can be written to is taken. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Kafka's brokers, as `host:port`, separated by commas.

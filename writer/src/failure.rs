@@ -10,7 +10,7 @@ pub enum StoreError {
     /// It may pass by itself: try the same again, for ever.
     #[error("the store cannot be used now: {0}")]
     Transient(String),
-    /// Too much at once: try less.
+    /// Too much for now: try less at once, and the least that there is for ever.
     #[error("too much for the store at once: {0}")]
     Saturated(String),
     /// Some record in it cannot be stored: find that one.
@@ -20,14 +20,15 @@ pub enum StoreError {
 
 impl From<Sqlx> for StoreError {
     /// By SQLSTATE class (PostgreSQL's documentation, appendix A): 22 is a data exception, 23 an integrity
-    /// violation; 53 and 54 are exhausted resources and exceeded limits; all else may pass.
+    /// violation, 54 an exceeded limit of the program; 53 are exhausted resources, such as a full disk; all else may
+    /// pass.
     fn from(error: Sqlx) -> Self {
         let text = chain(&error);
         let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         match (&error, code.as_deref()) {
             (Sqlx::Encode(_), _) => Self::Data(text),
-            (_, Some(code)) if code.starts_with("22") || code.starts_with("23") => Self::Data(text),
-            (_, Some(code)) if code.starts_with("53") || code.starts_with("54") => Self::Saturated(text),
+            (_, Some(code)) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Data(text),
+            (_, Some(code)) if code.starts_with("53") => Self::Saturated(text),
             _ => Self::Transient(text),
         }
     }

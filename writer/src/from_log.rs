@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use contract::Topics;
 use platform::event_log::{self, Event, EventLog, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
+use platform::fail_point::fail_point;
 use platform::health::Check;
 use platform::retry;
 
@@ -202,7 +203,8 @@ impl FromLog {
             match self.store(&part).await {
                 Ok(true) => waits = retry::reconnecting(),
                 Ok(false) => return Err(LostPlace),
-                Err(StoreError::Data(why) | StoreError::Saturated(why)) if part.len() == 1 && part[0].1.is_row() => {
+                // What is too much may pass, however little it is: a full disk refuses one record too.
+                Err(StoreError::Data(why)) if part.len() == 1 && part[0].1.is_row() => {
                     part[0].1 = Fate::DeadLetter(dead_letter(&part[0].0, "refused_by_store", why));
                     waiting.push(part);
                 }
@@ -225,6 +227,7 @@ impl FromLog {
         let from =
             self.partitions.iter().filter_map(|(at, partition)| Some((at.clone(), partition.progress?))).collect();
         let batch = collapse(fated, &from);
+        fail_point("writer.collapsed");
         let started = std::time::Instant::now();
         let applied = tokio::time::timeout(TRANSACTION, self.store.apply(&batch)).await;
         match applied.unwrap_or_else(|_| Err(StoreError::Transient(format!("no answer within {TRANSACTION:?}"))))? {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use contract::{Chat, Message, Timestamp};
 use platform::event_log::TopicPartition;
+use platform::fail_point::fail_point;
 use sqlx::postgres::{PgPool, PgTransaction};
 
 use crate::batch::{Batch, DeadLetter, Move, Retried};
@@ -50,16 +51,21 @@ impl Store for Postgres {
 
     async fn apply(&self, batch: &Batch) -> Result<Applied, StoreError> {
         let mut tx = self.pool.begin().await?;
+        fail_point("writer.begun");
         // Progress first: a batch that has no right to be stored is given up before any row is touched.
         if move_progress(&mut tx, &batch.moves).await? != batch.moves.len() as u64 {
             tx.rollback().await?;
             return Ok(Applied::Missed);
         }
+        fail_point("writer.moved");
         let newer = upsert_chats(&mut tx, &batch.chats).await? + upsert_messages(&mut tx, &batch.messages).await?;
+        fail_point("writer.upserted");
         insert_versions(&mut tx, &batch.versions).await?;
         insert_dead_letters(&mut tx, &batch.dead_letters).await?;
         close_dead_letters(&mut tx, &batch.retried).await?;
+        fail_point("writer.committing");
         tx.commit().await?;
+        fail_point("writer.committed");
         Ok(Applied::Whole { newer })
     }
 }

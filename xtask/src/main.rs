@@ -3,7 +3,9 @@
 mod bench;
 mod check;
 mod deployment;
+mod faults;
 mod fetch;
+mod mutants;
 mod process;
 mod servers;
 mod services;
@@ -28,13 +30,25 @@ enum Task {
         action: Action,
     },
     /// Start the real servers, run all tests (or those whose name contains NAME), stop the servers.
-    /// `test deployment` applies `deployment/` to a Kubernetes node instead.
-    Test { name: Option<String> },
+    /// `test deployment` applies `deployment/` to a Kubernetes node instead; `test faults` kills, freezes, cuts off and
+    /// fills up whatever can be, and prints a table of what came of it.
+    Test {
+        name: Option<String>,
+        /// The faults' long runs too (half an hour); writes docs/faults.md.
+        #[arg(long)]
+        long: bool,
+    },
     /// Release build, real servers, each figure next to what people would use instead; tables on the screen, JSON in
     /// target/. Without a name, all of them.
     Bench {
         /// writer, gate, latency, ingest, whole
         only: Vec<String>,
+    },
+    /// Take away, one at a time, what a promise rests on, and show that a named test goes red (half an hour; what is
+    /// committed counts).
+    Mutants {
+        /// Only guards whose name contains this.
+        only: Option<String>,
     },
     /// Formatting, clippy, licences and this repository's own rules.
     Check,
@@ -57,9 +71,10 @@ fn main() -> ExitCode {
         Task::Services { action: Action::Up { compose: false } } => services::up(),
         Task::Services { action: Action::Up { compose: true } } => services::up_as_containers(),
         Task::Services { action: Action::Down } => services::down(),
-        Task::Test { name: Some(name) } if name == "deployment" => deployment::run(),
-        Task::Test { name } => test::run(name.as_deref()),
+        Task::Test { name: Some(name), .. } if name == "deployment" => deployment::run(),
+        Task::Test { name, long } => test::run(name.as_deref(), long),
         Task::Bench { only } => bench::run(&only),
+        Task::Mutants { only } => mutants::run(only.as_deref()),
         Task::Check => check::run(),
     };
     match done {

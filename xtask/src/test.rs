@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::faults;
 use crate::fetch;
 use crate::process::{self, Server, root};
 use crate::servers::{self, Kubernetes};
@@ -28,17 +29,19 @@ const SERVERS: &[(&str, Start, &str)] = &[
     ("CHAT_SYNC_TEST_CHROMEDRIVER", servers::chromedriver, "http://127.0.0.1:PORT"),
 ];
 
-pub fn run(name: Option<&str>) -> anyhow::Result<()> {
+/// `long`: what takes minutes too, and the table of faults becomes docs/faults.md.
+pub fn run(name: Option<&str>, long: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     build()?;
     let folder = tempfile::Builder::new().prefix("chat-sync-test-").tempdir()?;
     eprintln!("Starting the real servers in {}", folder.path().display());
     let world = start(folder.path())?;
     let skipped = folder.path().join("skipped.txt");
-    let outcome = run_tests(name, &world, &skipped);
+    faults::forget()?;
+    let outcome = run_tests(name, long, &world, &skipped);
     report(&world, &skipped, started);
     drop(world);
-    outcome
+    outcome.and(faults::report(long))
 }
 
 /// One build for all: the processes that the tests start, and the tests themselves.
@@ -72,7 +75,12 @@ pub fn start(folder: &Path) -> anyhow::Result<World> {
     }
     // For tests that stop and start a Kafka of their own, and for what is run in the browser.
     variables.push(("CHAT_SYNC_TEST_KAFKA_JARS", fetch::kafka()?.display().to_string()));
+    variables.push(("CHAT_SYNC_TEST_POSTGRES_PROGRAMS", fetch::postgres()?.display().to_string()));
     variables.push(("CHAT_SYNC_TEST_AXE", fetch::axe()?.display().to_string()));
+    match servers::kubernetes_node() {
+        Some(tool) => variables.push(("CHAT_SYNC_TEST_KUBERNETES_NODE", tool.display().to_string())),
+        None => missing.push("Kubernetes APIs of a test's own: ../shared/kubernetes-node is not there".to_owned()),
+    }
     let kubernetes = servers::kubernetes(folder)?;
     match &kubernetes {
         Some(kubernetes) => variables.push(("CHAT_SYNC_TEST_KUBECONFIG", kubernetes.kubeconfig.display().to_string())),
@@ -87,14 +95,19 @@ pub fn start(folder: &Path) -> anyhow::Result<World> {
     Ok(World { variables, missing, servers: started, kubernetes })
 }
 
-fn run_tests(name: Option<&str>, world: &World, skipped: &Path) -> anyhow::Result<()> {
+fn run_tests(name: Option<&str>, long: bool, world: &World, skipped: &Path) -> anyhow::Result<()> {
     let required: Vec<&str> = world.variables.iter().map(|(variable, _)| *variable).collect();
     let mut command = Command::new("cargo");
     command.current_dir(root()).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    command.args(name);
+    match name {
+        Some(binary @ ("faults" | "outages")) => command.args(["--test", binary]),
+        Some(name) => command.arg(name),
+        None => &mut command,
+    };
     command.envs(world.variables.iter().map(|(variable, value)| (variable, value)));
     command.env("CHAT_SYNC_TEST_REQUIRE", required.join(",")).env("CHAT_SYNC_TEST_SKIPPED", skipped);
     command.env("CHAT_SYNC_TEST_SCREENSHOTS", screenshots()?);
+    command.env("CHAT_SYNC_TEST_FAULTS", faults::folder()).env("CHAT_SYNC_TEST_LONG", long.to_string());
     match command.status()? {
         status if status.success() => Ok(()),
         status => bail!("tests failed: {status}"),

@@ -29,6 +29,10 @@ impl EventLog for Kept {
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
         self.0.log.offsets(topic).await
     }
+    async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+        self.0.log.since(topic, since_ms).await
+    }
+
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
         self.0.log.find(at, key, since_ms).await
     }

@@ -17,6 +17,7 @@ use rdkafka::{TopicPartitionList, util::Timeout};
 
 use super::kafka_reader::KafkaReader;
 use super::{EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec};
+use crate::fail_point::fail_point;
 use crate::retry;
 
 /// How long a question about metadata or offsets may take.
@@ -74,6 +75,7 @@ impl Kafka {
         for record in records {
             deliveries.push(enqueue(producer, record).await?);
         }
+        fail_point("log.sent");
         for delivery in deliveries {
             match delivery.await {
                 Ok(Ok(_)) => {}
@@ -162,6 +164,11 @@ impl EventLog for Kafka {
         self.blocking(move |producer| offsets(producer, &topic)).await
     }
 
+    async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+        let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
+        self.blocking(move |producer| since(producer, &brokers, &topic, since_ms)).await
+    }
+
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
         let (at, key, brokers) = (at.clone(), key.as_bytes().to_owned(), self.brokers.clone());
         self.blocking(move |_| find(&brokers, &at, &key, since_ms)).await
@@ -246,6 +253,25 @@ fn tail(producer: &FutureProducer, brokers: &str, topic: &str, per_partition: u6
         return Ok(Vec::new());
     }
     read_to_the_end(&looking(brokers)?, &positions, unfinished, topic.into(), |_| true)
+}
+
+fn since(producer: &FutureProducer, brokers: &str, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+    let ends = offsets(producer, topic)?;
+    let mut times = TopicPartitionList::new();
+    for partition in ends.keys() {
+        let id = i32::try_from(*partition).unwrap_or(i32::MAX);
+        times.add_partition_offset(topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
+    }
+    let found = looking(brokers)?.offsets_for_times(times, QUESTION).map_err(unavailable)?;
+    let first = found.elements().into_iter().map(|element| {
+        let partition = u32::try_from(element.partition()).unwrap_or_default();
+        let first = match element.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
+            _ => ends.get(&partition).map_or(0, |held| held.end),
+        };
+        (partition, first)
+    });
+    Ok(first.collect())
 }
 
 fn find(brokers: &str, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result<Vec<LogRecord>, LogError> {

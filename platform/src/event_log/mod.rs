@@ -144,6 +144,10 @@ pub trait EventLog: Send + Sync {
     /// What each partition of the topic holds now.
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError>;
 
+    /// The first offset of each partition whose record was appended at `since_ms` (milliseconds since the Unix epoch) or
+    /// later; the partition's end where there is none.
+    async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError>;
+
     /// The records of a partition with this key that were appended since `since_ms`, in order. Reads on to the
     /// partition's end: it is for people who look.
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError>;

@@ -22,6 +22,7 @@ macro_rules! event_log_suite {
             mirrored_topics_are_read_too,
             the_tail_is_the_last_records_of_each_partition,
             records_are_found_by_their_key,
+            a_moment_has_its_offsets,
             a_position_beyond_the_end_is_said,
             a_record_of_four_megabytes_passes,
         );
@@ -235,6 +236,18 @@ pub async fn the_tail_is_the_last_records_of_each_partition(log: Log) {
     assert_eq!(tail, [(0, 1), (0, 2), (1, 0)]);
     let offsets = log.offsets(&name).await.unwrap();
     assert_eq!(offsets.values().map(|held| (held.start, held.end)).collect::<Vec<_>>(), [(0, 3), (0, 1), (0, 0)]);
+}
+
+pub async fn a_moment_has_its_offsets(log: Log) {
+    let topic = topic(&log, 2).await;
+    append(&log, &topic, 0, &["a", "b"]).await;
+    let before = log.tail(&topic, 1).await.unwrap()[0].timestamp_ms;
+    // Times have milliseconds.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    append(&log, &topic, 0, &["c"]).await;
+    assert_eq!(log.since(&topic, 0).await.unwrap(), BTreeMap::from([(0, 0), (1, 0)]));
+    assert_eq!(log.since(&topic, before + 1).await.unwrap(), BTreeMap::from([(0, 2), (1, 0)]));
+    assert_eq!(log.since(&topic, before + 3_600_000).await.unwrap(), BTreeMap::from([(0, 3), (1, 0)]));
 }
 
 pub async fn records_are_found_by_their_key(log: Log) {

@@ -1,8 +1,20 @@
 //! Two synchronizers on a real Kubernetes API: one leads, and a handover loses nothing.
 
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use platform::leadership::{Lease, LeaseSettings};
+use platform::lifecycle::Stop;
+
 use platform::eventually;
 use platform::testing::{server, unique_suffix};
-use serde_json::Value;
+use serde_json::{Value, json};
+use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
@@ -83,4 +95,114 @@ async fn l1_a_leader_that_is_killed_is_replaced_and_nothing_is_lost() {
     world.pipeline.synchronizer.kill();
     world.post_until_the_second_leads().await;
     assert!(world.second.is_running());
+}
+
+/// What appears behind the cursor while nobody leads is read by the next leader: it begins a minute back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_row_that_came_late_between_two_leaders_is_read_by_the_next_one() {
+    let Some(mut world) = world().await else { return };
+    let vendor = world.pipeline.vendor();
+    let drift = "chat_sync_drift_messages";
+    eventually!(
+        metrics::value(&world.pipeline.synchronizer_address, drift).await.is_some(),
+        "the first rounds are done: they would find the late one in the vendor's listing"
+    );
+    vendor.misbehave(json!({ "late_rows": { "times": 1, "delay": 7.0 } })).await;
+    let late = vendor.post(&world.chat, "late").await;
+    let after = vendor.post(&world.chat, "after it").await;
+    eventually!(world.reader.text(&world.chat, &after).is_some(), "the cursor has passed the late one");
+    // Its last checkpoint is behind that.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.pipeline.synchronizer.kill();
+    assert!(world.reader.text(&world.chat, &late).is_none(), "it is not there yet");
+    eventually!(leads(&world.second_address).await, "the second leads");
+    eventually!(world.reader.text(&world.chat, &late).is_some(), "the late one is read");
+}
+
+const NAMESPACE: &str = "chat-sync-a";
+
+fn kubectl(tool: &str, kubeconfig: &str, arguments: &[&str]) -> String {
+    let folder = Command::new(tool).arg("bin").output().expect("the tool");
+    let kubectl = Path::new(String::from_utf8_lossy(&folder.stdout).trim()).join("kubectl");
+    let output = Command::new(kubectl).env("KUBECONFIG", kubeconfig).args(arguments).output().expect("kubectl");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || error.contains("AlreadyExists"), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+/// As the pods of `deployment/` are, by its own manifest.
+async fn as_the_service_account() -> Option<Client> {
+    let (tool, kubeconfig) = (server("CHAT_SYNC_TEST_KUBERNETES_NODE")?, server("CHAT_SYNC_TEST_KUBECONFIG")?);
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployment/20-region-a/40-synchronizer.yaml");
+    kubectl(&tool, &kubeconfig, &["create", "namespace", NAMESPACE]);
+    kubectl(&tool, &kubeconfig, &["apply", "-f", &manifest.display().to_string()]);
+    let token = kubectl(&tool, &kubeconfig, &["create", "token", "synchronizer", "-n", NAMESPACE]);
+    let mut kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
+    for user in &mut kubeconfig.auth_infos {
+        user.auth_info = Some(serde_json::from_value(json!({ "token": token })).expect("a token"));
+    }
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client's");
+    Some(Client::try_from(config).expect("a client"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_account_can_do_what_it_needs_and_nothing_else() {
+    let Some(client) = as_the_service_account().await else { return };
+    let settings = LeaseSettings {
+        namespace: NAMESPACE.into(),
+        name: "synchronizer".into(),
+        holder: "pod".into(),
+        ttl: Duration::from_secs(3),
+        renew_every: Duration::from_millis(300),
+        call: Duration::from_secs(10),
+        exclusive: false,
+    };
+    let (lease, mut leadership) = Lease::new(client.clone(), settings);
+    let stop = Stop::new();
+    let competing = tokio::spawn(lease.run(stop.clone()));
+    leadership.elected().await;
+    stop.cancel();
+    competing.await.expect("it ends").expect("it ends well");
+    let refused = [
+        ("delete", "coordination.k8s.io", "leases", "synchronizer"),
+        ("list", "coordination.k8s.io", "leases", ""),
+        ("watch", "coordination.k8s.io", "leases", ""),
+        ("deletecollection", "coordination.k8s.io", "leases", ""),
+        ("get", "coordination.k8s.io", "leases", "another"),
+        ("patch", "coordination.k8s.io", "leases", "another"),
+        ("update", "coordination.k8s.io", "leases", "another"),
+        ("get", "", "secrets", "postgres"),
+        ("list", "", "secrets", ""),
+        ("get", "", "configmaps", "settings"),
+        ("list", "", "pods", ""),
+        ("delete", "", "pods", "writer-0"),
+        ("create", "", "pods", ""),
+        ("create", "", "pods/exec", ""),
+        ("get", "", "nodes", ""),
+        ("list", "", "namespaces", ""),
+        ("list", "", "events", ""),
+        ("get", "apps", "deployments", "synchronizer"),
+        ("patch", "apps", "statefulsets", "internal"),
+        ("create", "rbac.authorization.k8s.io", "rolebindings", ""),
+        ("escalate", "rbac.authorization.k8s.io", "roles", "synchronizer"),
+        ("create", "", "serviceaccounts/token", "synchronizer"),
+        ("impersonate", "", "users", "admin"),
+    ];
+    for (verb, group, resource, name) in refused {
+        assert!(!may(&client, verb, group, resource, name).await, "{verb} {group} {resource} {name}");
+    }
+    for verb in ["get", "patch", "create"] {
+        assert!(may(&client, verb, "coordination.k8s.io", "leases", "synchronizer").await, "{verb}");
+    }
+}
+
+/// Whether the API's own authorizer lets it.
+async fn may(client: &Client, verb: &str, group: &str, resource: &str, name: &str) -> bool {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let review: SelfSubjectAccessReview = serde_json::from_value(json!({ "spec": { "resourceAttributes": {
+        "namespace": NAMESPACE, "verb": verb, "group": group, "resource": resource, "subresource": subresource, "name": name,
+    } } }))
+    .expect("a review");
+    let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.expect("an answer");
+    answer.status.is_some_and(|status| status.allowed)
 }

@@ -110,6 +110,10 @@ impl EventLog for SlowAcks {
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
         self.log.offsets(topic).await
     }
+    async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+        self.log.since(topic, since_ms).await
+    }
+
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
         self.log.find(at, key, since_ms).await
     }

@@ -1,0 +1,212 @@
+//! Proves that a pipeline lost nothing, whatever was done to it while people wrote.
+//!
+//! What the vendor accepted is read from its own table of changes, not from its API; what the log holds by reading
+//! it whole; what Postgres did by triggers that note every step backwards; what people saw by clients that remember.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use contract::{Record, Timestamp, Topics};
+use platform::config::Secret;
+use platform::event_log::kafka::Kafka;
+use platform::event_log::{EventLog, LogRecord};
+use platform::eventually;
+use serde_json::Value;
+use sqlx::PgPool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
+use crate::compared::{at_the_vendor, dead_letters, in_the_copy, screens_are};
+use crate::pipeline::Pipeline;
+use crate::reader::Reader;
+use crate::tool::verifies;
+
+/// A message's change: chat, message, the vendor's sequence.
+type Change = (String, String, u64);
+
+/// What a checked run came to.
+#[derive(Debug, Default, Clone)]
+pub struct Verdict {
+    /// What the vendor accepted.
+    pub changes: u64,
+    /// Rows of messages in the log.
+    pub records: u64,
+    /// When each of them was appended, in milliseconds since the Unix epoch, in order.
+    pub appended_ms: Vec<i64>,
+    /// Batches that another writer, or a Postgres that went back, kept from being stored.
+    pub dead_letters: usize,
+}
+
+impl Verdict {
+    /// Rows in the log for each change.
+    pub fn records_a_change(&self) -> f64 {
+        self.records as f64 / self.changes.max(1) as f64
+    }
+
+    /// The longest time without an append that began in this window (milliseconds since the Unix epoch).
+    pub fn longest_gap_ms(&self, from: i64, to: i64) -> i64 {
+        let gaps = self.appended_ms.windows(2).filter(|pair| pair[1] >= from && pair[0] <= to);
+        gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+}
+
+/// Watches a pipeline from its beginning.
+pub struct Checker {
+    pool: PgPool,
+}
+
+impl Checker {
+    /// Lets Postgres note whatever goes backwards from now on. The tables must be there.
+    ///
+    /// # Panics
+    /// If Postgres cannot be asked.
+    pub async fn begin(pipeline: &Pipeline) -> Self {
+        let checker = Self::on(&pipeline.database_url).await;
+        sqlx::raw_sql(include_str!("falls.sql")).execute(&checker.pool).await.expect("triggers");
+        checker
+    }
+
+    /// On a database that has the triggers already.
+    ///
+    /// # Panics
+    /// If Postgres cannot be asked.
+    pub async fn on(database: &Secret) -> Self {
+        Self { pool: PgPool::connect(database.expose()).await.expect("Postgres") }
+    }
+
+    /// Waits until everything has come through, and checks all of it. `poison` are the reasons of the dead letters that
+    /// there should be, in order.
+    ///
+    /// # Panics
+    /// If anything was lost, went backwards, or met another fate than it should; with the history of what shows it.
+    pub async fn check(&self, pipeline: &Pipeline, chats: &[String], readers: &[Reader], poison: &[&str]) -> Verdict {
+        let vendor = pipeline.vendor();
+        let expected = at_the_vendor(&vendor).await;
+        eventually!(in_the_copy(&self.pool).await == expected, "Postgres is as the vendor is");
+        screens_are(&expected, chats, readers).await;
+        let accepted = accepted(pipeline).await;
+        let log: Arc<dyn EventLog> = Arc::new(Kafka::new(&pipeline.kafka).expect("a client"));
+        let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
+        let records = eventually!(log.tail(&topic, u64::MAX).await.ok(), "the log is read whole");
+        let rows = rows_of(&records);
+        eventually!(self.applied(&topic, &records).await, "progress reaches the end of the log");
+        let stored = self.versions().await;
+        for (what, lost) in [
+            (
+                "accepted by the vendor and stored in no version",
+                accepted.keys().find(|change| !stored.contains(*change)),
+            ),
+            (
+                "in the log and stored in no version",
+                rows.iter().map(|(change, _)| change).find(|row| !stored.contains(*row)),
+            ),
+        ] {
+            if let Some(lost) = lost {
+                panic!("{what}: {lost:?}\n{}", self.history(lost, &accepted, &rows, readers).await);
+            }
+        }
+        let fell: Vec<String> = sqlx::query_scalar("SELECT what FROM fell").fetch_all(&self.pool).await.expect("falls");
+        assert!(fell.is_empty(), "went backwards in Postgres: {fell:?}");
+        let letters = dead_letters(&self.pool).await;
+        assert_eq!(letters, poison, "the dead letters are exactly what was poisoned");
+        verifies(pipeline).await;
+        let mut appended_ms: Vec<i64> = rows.iter().map(|(_, record)| record.timestamp_ms).collect();
+        appended_ms.sort_unstable();
+        Verdict { changes: accepted.len() as u64, records: rows.len() as u64, appended_ms, dead_letters: letters.len() }
+    }
+
+    /// Whether every record of the log lies below its partition's progress.
+    async fn applied(&self, topic: &str, records: &[LogRecord]) -> bool {
+        let progress: Vec<(i32, i64)> = sqlx::query_as("SELECT partition, next_offset FROM progress WHERE topic = $1")
+            .bind(topic)
+            .fetch_all(&self.pool)
+            .await
+            .expect("progress");
+        let progress: BTreeMap<u32, i64> = progress.into_iter().map(|(at, next)| (at.cast_unsigned(), next)).collect();
+        records
+            .iter()
+            .all(|record| progress.get(&record.at.partition).is_some_and(|next| record.offset < next.cast_unsigned()))
+    }
+
+    async fn versions(&self) -> BTreeSet<Change> {
+        let rows: Vec<(String, String, String)> = sqlx::query_as("SELECT chat_id, id, version FROM message_versions")
+            .fetch_all(&self.pool)
+            .await
+            .expect("versions");
+        rows.into_iter()
+            .map(|(chat, id, version)| {
+                let sequence = sequence(&version);
+                (chat, id, sequence)
+            })
+            .collect()
+    }
+
+    /// Everything that is known of one message, by whoever knows it.
+    async fn history(
+        &self,
+        (chat, id, _): &Change,
+        accepted: &BTreeMap<Change, Value>,
+        rows: &[(Change, &LogRecord)],
+        readers: &[Reader],
+    ) -> String {
+        let mut text = String::new();
+        let is_it = |change: &Change| change.0 == *chat && change.1 == *id;
+        for (change, row) in accepted.iter().filter(|(change, _)| is_it(change)) {
+            let _ = writeln!(text, "  the vendor accepted {}: {row}", change.2);
+        }
+        for (change, record) in rows.iter().filter(|(change, _)| is_it(change)) {
+            let _ = writeln!(
+                text,
+                "  the log has {} at {} offset {} since {} ms",
+                change.2, record.at, record.offset, record.timestamp_ms
+            );
+        }
+        for (_, _, sequence) in self.versions().await.iter().filter(|change| is_it(change)) {
+            let _ = writeln!(text, "  Postgres has {sequence}");
+        }
+        for (number, reader) in readers.iter().enumerate() {
+            for heard in reader.screen().heard.iter().filter(|heard| heard.chat == *chat && heard.message == *id) {
+                let _ = writeln!(
+                    text,
+                    "  reader {number} heard {} by {} at {}",
+                    sequence(heard.version.as_str()),
+                    heard.frame,
+                    heard.at
+                );
+            }
+        }
+        text
+    }
+}
+
+/// What the vendor accepted, by its own table.
+async fn accepted(pipeline: &Pipeline) -> BTreeMap<Change, Value> {
+    let file = SqliteConnectOptions::new().filename(pipeline.folder.path().join("external.sqlite")).read_only(true);
+    let pool = SqlitePool::connect_with(file).await.expect("the vendor's file");
+    let rows: Vec<(i64, String)> = sqlx::query_as("SELECT sequence, body FROM vendor_changes ORDER BY sequence")
+        .fetch_all(&pool)
+        .await
+        .expect("its changes");
+    let messages = rows.into_iter().filter_map(|(sequence, row)| {
+        let row: Value = serde_json::from_str(&row).expect("a row");
+        let text = |field: &str| row[field].as_str().map(str::to_owned);
+        (row["type"] == "message").then(|| {
+            ((text("chat_id").expect("a chat"), text("id").expect("an id"), sequence.cast_unsigned()), row.clone())
+        })
+    });
+    messages.collect()
+}
+
+/// The rows of messages in the log, with where they stand.
+fn rows_of(records: &[LogRecord]) -> Vec<(Change, &LogRecord)> {
+    let row = |record: &'_ LogRecord| match Record::decode(&record.value, Timestamp::now()) {
+        Ok(Record::Message(message)) => Some((message.chat_id, message.id, message.stamp.sequence)),
+        _ => None,
+    };
+    records.iter().filter_map(|record| Some((row(record)?, record))).collect()
+}
+
+/// The vendor's sequence, as it stands in a version behind the epoch's eight digits.
+fn sequence(version: &str) -> u64 {
+    u64::from_str_radix(&version[8..24], 16).expect("a version")
+}

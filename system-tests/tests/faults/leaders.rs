@@ -1,0 +1,290 @@
+//! Leaders are killed, told to end, frozen, and cut off from the API that elects them.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use platform::eventually;
+use system_tests::own_api::OwnApi;
+
+use crate::table::{Row, long};
+use crate::trial::{RATE, Setup, Trial, check, leads, now_ms};
+
+/// The lease's, as it is set by default.
+const TTL: Duration = Duration::from_secs(3);
+
+/// The leader is killed where it passes a fail point for the nth time.
+async fn killed_at(point: &str, row: Row) {
+    let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+    let first = vec![("FAIL_POINT", point.to_owned())];
+    let Some(mut trial) = Trial::begin(Setup { first, standbys: 2, ..setup }).await else {
+        return row.not_run("no servers");
+    };
+    trial.pipeline.synchronizer.ended().await;
+    let killed = now_ms();
+    trial.leader().await;
+    trial.goes_on().await;
+    let verdict = trial.end(&[]).await;
+    row.came_to(&format!(
+        "next append after {} ms; {:.3} records a change; {} changes",
+        verdict.longest_gap_ms(killed - 1000, killed + 20_000),
+        verdict.records_a_change(),
+        verdict.changes
+    ));
+}
+
+fn killed(number: &'static str, fault: &'static str) -> Row {
+    Row { number, fault, promise: "L1, L2", expected: "next append by another within the lease's 3 s + 2 s" }
+}
+
+/// Points, and how often they are passed in the first seconds: a poll or an append about a hundred times a second, a
+/// claim once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_leader_is_killed_while_polling() {
+    killed_at("leader.polled:300", killed("01a", "leader `kill -9` while polling")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_leader_is_killed_after_an_append_before_its_acks() {
+    killed_at("log.sent:300", killed("01b", "leader `kill -9` after append, before acks")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_leader_is_killed_after_acks_before_markers() {
+    killed_at("leader.acked:300", killed("01c", "leader `kill -9` after acks, before markers")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_leader_is_killed_after_markers_before_its_checkpoint() {
+    killed_at("leader.marked:9", killed("01d", "leader `kill -9` after markers, before checkpoint")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_leader_is_killed_after_its_checkpoint() {
+    killed_at("leader.checkpointed:9", killed("01e", "leader `kill -9` after checkpoint")).await;
+}
+
+/// The longest time without an append after each end of a leader, in milliseconds.
+struct Gaps(Vec<i64>);
+
+impl Gaps {
+    fn told(mut self) -> String {
+        self.0.sort_unstable();
+        let at = |part: usize| self.0.get((self.0.len() * part / 100).min(self.0.len().saturating_sub(1))).copied();
+        format!("gap p50 {} ms, max {} ms", at(50).unwrap_or(0), self.0.last().copied().unwrap_or(0))
+    }
+}
+
+/// Ends leaders one after another, in whatever way, and starts each again as a standby.
+async fn handovers(times: usize, kill: bool, row: Row) {
+    let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+    let Some(mut trial) = Trial::begin(Setup { standbys: 2, ..setup }).await else {
+        return row.not_run("no servers");
+    };
+    let mut ended = Vec::new();
+    for _ in 0..times {
+        let leader = trial.leader().await;
+        // Another moment of its second each time.
+        trial.for_a(Duration::from_millis(200 + rand::random::<u64>() % 1000)).await;
+        let (process, address) = trial.synchronizers().into_iter().nth(leader).expect("the leader");
+        ended.push(now_ms());
+        if kill {
+            process.kill();
+        } else {
+            let status = process.terminate().await;
+            assert!(status.success(), "SIGTERM drains and exits 0, not {status}");
+        }
+        trial.leader().await;
+        trial.synchronizers()[leader].0.start_again();
+        eventually!(check(&address, "leadership").await.1.starts_with("standby of"), "it stands by; another leads");
+        trial.goes_on().await;
+    }
+    let verdict = trial.end(&[]).await;
+    let until = ended.iter().skip(1).map(|next| next - 100).chain([i64::MAX]);
+    let gaps = Gaps(ended.iter().zip(until).map(|(at, until)| verdict.longest_gap_ms(at - 100, until)).collect());
+    let records = verdict.records_a_change();
+    assert!(records <= 1.05, "Kafka is bombed with messages: {records:.3} records a change");
+    row.came_to(&format!("{times} times: {}; {records:.3} records a change", gaps.told()));
+}
+
+/// The predecessor's "messages in the gap between two leaders are lost", and its "Kafka is bombed with messages at
+/// every start".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_in_the_gap_between_two_leaders_are_not_lost_and_kafka_is_not_bombed() {
+    let times = if long() { 50 } else { 4 };
+    let row = Row {
+        number: "02",
+        fault: "random `kill -9` of leaders under 200 changes a second",
+        promise: "L1",
+        expected: "at most 1.05 records a change",
+    };
+    handovers(times, true, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_leaders_are_told_to_end_one_after_another() {
+    let times = if long() { 20 } else { 4 };
+    let row = Row {
+        number: "03",
+        fault: "SIGTERM of the leader, again and again (a rolling update)",
+        promise: "L1",
+        expected: "gap at most 1 s; at most 1.05 records a change",
+    };
+    handovers(times, false, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_leader_is_frozen_and_wakes_while_another_leads() {
+    let row = Row {
+        number: "04",
+        fault: "leader frozen past its lease with a page in its hands, woken while another leads",
+        promise: "L2, W2, V3",
+        expected: "it stops within 1 s; what it appends is superseded",
+    };
+    let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+    // Frozen behind a poll, before what it brought is appended.
+    let first = vec![("FAIL_POINT", "leader.polled:300:STOP".to_owned())];
+    let Some(mut trial) = Trial::begin(Setup { first, standbys: 2, ..setup }).await else {
+        return row.not_run("no servers");
+    };
+    let addresses: Vec<String> = trial.standbys.iter().map(|standby| standby.address.clone()).collect();
+    eventually!(leads(&addresses[0]).await || leads(&addresses[1]).await, "another leads");
+    trial.goes_on().await;
+    trial.pipeline.synchronizer.signal("CONT");
+    let woken = Instant::now();
+    let first = trial.pipeline.synchronizer_address.clone();
+    eventually!(check(&first, "leadership").await.1.starts_with("standby of"), "it stops");
+    let stopped = woken.elapsed();
+    trial.goes_on().await;
+    assert!(trial.pipeline.synchronizer.is_running(), "it stands by");
+    let verdict = trial.end(&[]).await;
+    row.came_to(&format!(
+        "stopped {} ms after it woke; {:.3} records a change",
+        stopped.as_millis(),
+        verdict.records_a_change()
+    ));
+}
+
+/// With an API of its own, of which something is taken away.
+async fn api_trial(row: &Row) -> Option<(OwnApi, Trial)> {
+    let Some(api) = OwnApi::start().await else {
+        row.not_run("no tool to make a Kubernetes API with");
+        return None;
+    };
+    let setup = Setup { kubeconfig: Some(api.kubeconfig.clone()), standbys: 2, ..Setup::default() };
+    let Some(trial) = Trial::begin(setup).await else {
+        row.not_run("no servers");
+        return None;
+    };
+    Some((api, trial))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_the_api_is_away() {
+    let row = Row {
+        number: "06a",
+        fault: "Kubernetes API server away for a minute (10 s in the short run), then etcd restarted",
+        promise: "L1",
+        expected: "the leader goes on, unconfirmed: gap 0",
+    };
+    let Some((api, mut trial)) = api_trial(&row).await else { return };
+    let leader = trial.leader().await;
+    let address = trial.synchronizers()[leader].1.clone();
+    let from = now_ms();
+    api.stop("apiserver").await;
+    eventually!(
+        check(&address, "leadership").await.1.contains("unconfirmed"),
+        "the leader says that it is unconfirmed"
+    );
+    trial.for_a(if long() { Duration::from_secs(60) } else { Duration::from_secs(10) }).await;
+    trial.goes_on().await;
+    api.start_again("apiserver").await;
+    eventually!(!check(&address, "leadership").await.1.contains("unconfirmed"), "it is confirmed again");
+    let back = now_ms();
+    api.stop("etcd").await;
+    trial.for_a(TTL).await;
+    api.start_again("etcd").await;
+    trial.goes_on().await;
+    let to = now_ms();
+    trial.leader().await;
+    let verdict = trial.end(&[]).await;
+    row.came_to(&format!(
+        "longest time without an append: {} ms without the API, {} ms around etcd's restart, at {RATE} changes a second",
+        verdict.longest_gap_ms(from, back),
+        verdict.longest_gap_ms(back, to)
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_the_api_is_away_while_the_leader_dies() {
+    let row = Row {
+        number: "06b",
+        fault: "Kubernetes API server away while the leader is killed too",
+        promise: "L1",
+        expected: "reported: nobody leads until it is back; nothing is lost",
+    };
+    let Some((api, mut trial)) = api_trial(&row).await else { return };
+    let leader = trial.leader().await;
+    api.stop("apiserver").await;
+    let killed = now_ms();
+    trial.synchronizers()[leader].0.kill();
+    trial.for_a(Duration::from_secs(8)).await;
+    api.start_again("apiserver").await;
+    let back = now_ms();
+    trial.leader().await;
+    trial.synchronizers()[leader].0.start_again();
+    trial.goes_on().await;
+    let verdict = trial.end(&[]).await;
+    row.came_to(&format!(
+        "{} ms without an append; the API was away {} ms of it",
+        verdict.longest_gap_ms(killed, back + 10_000),
+        back - killed
+    ));
+}
+
+/// libfaketime would do, but librdkafka hangs under it.
+fn wrong_clock_library(folder: &Path) -> Option<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wrong_clock.c");
+    let library = folder.join("wrong_clock.so");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    compiled.is_ok_and(|status| status.success()).then(|| library.display().to_string())
+}
+
+/// One candidate's clock is wrong. Whose lease has ended is judged by each candidate's own clock.
+async fn wrong_clock(offset: &str, row: Row) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
+    let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+    let second = vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", offset.to_owned())];
+    let Some(mut trial) = Trial::begin(Setup { second, standbys: 2, ..setup }).await else {
+        return row.not_run("no servers");
+    };
+    let addresses: Vec<String> = trial.synchronizers().into_iter().map(|(_, address)| address).collect();
+    let changes = "chat_sync_role_changes_total";
+    let before = trial.sum(&addresses, changes).await;
+    trial.for_a(Duration::from_secs(15)).await;
+    let after = trial.sum(&addresses, changes).await;
+    let leader = trial.leader().await;
+    trial.synchronizers()[leader].0.kill();
+    trial.leader().await;
+    trial.goes_on().await;
+    let verdict = trial.end(&[]).await;
+    row.came_to(&format!(
+        "{:.0} changes of role in 15 s, then a leader killed; {:.3} records a change",
+        after - before,
+        verdict.records_a_change()
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_one_candidates_clock_is_ahead() {
+    let row = Row { number: "07a", fault: "one candidate's clock 20 s ahead", promise: "L2, R3", expected: "reported" };
+    wrong_clock("20", row).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_one_candidates_clock_is_behind() {
+    let row =
+        Row { number: "07b", fault: "one candidate's clock 20 s behind", promise: "L2, R3", expected: "reported" };
+    wrong_clock("-20", row).await;
+}

@@ -1,0 +1,91 @@
+//! The log is replaced, or cut by its retention below what was stored.
+
+use std::time::Duration;
+
+use contract::Topics;
+use platform::eventually;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::topic_partition_list::Offset;
+use system_tests::compared::{at_the_vendor, in_the_copy};
+use system_tests::metrics;
+use system_tests::tool::verifies;
+
+use crate::servers::copy_of;
+use crate::table::Row;
+use crate::trial::{Setup, Trial};
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))
+}
+
+/// A reconcile ran by itself and found everything; what the checker reads in the log is gone with it.
+async fn is_whole_again(mut trial: Trial, row: Row) {
+    let vendor = trial.vendor();
+    let changes = trial.stop_writing().await;
+    let pool = copy_of(&trial.pipeline).await;
+    let expected = at_the_vendor(&vendor).await;
+    eventually!(in_the_copy(&pool).await == expected, "Postgres is as the vendor is");
+    let address = trial.pipeline.synchronizer_address.clone();
+    let asked: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM reconcile_requests").fetch_one(&pool).await.expect("requests");
+    assert!(asked > 0, "a reconcile is asked for");
+    eventually!(
+        metrics::value(&address, "chat_sync_drift_messages").await == Some(0.0),
+        "a round after that finds nothing"
+    );
+    verifies(&trial.pipeline).await;
+    row.came_to(&format!("{changes} changes, all there; reconciles asked for: {asked}; drift 0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w1_the_topic_is_deleted_and_made_again() {
+    let row = Row {
+        number: "14a",
+        fault: "topic deleted and made again",
+        promise: "W1, W4",
+        expected: "reconcile runs by itself, drift 0",
+    };
+    let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
+    let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
+    let kafka = trial.pipeline.kafka.clone();
+    // The synchronizer makes the topics when it starts.
+    trial.pipeline.synchronizer.kill();
+    let deleted = admin(&kafka).delete_topics(&[&topic], &options()).await.expect("the broker answers");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    trial.for_a(Duration::from_secs(2)).await;
+    trial.pipeline.synchronizer.start_again();
+    trial.pipeline.ready().await;
+    trial.goes_on().await;
+    is_whole_again(trial, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w1_retention_cuts_the_log_below_what_was_stored() {
+    let row = Row {
+        number: "14b",
+        fault: "progress out of range after retention",
+        promise: "W1, W4",
+        expected: "reconcile runs by itself, drift 0",
+    };
+    let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
+    let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
+    let kafka = trial.pipeline.kafka.clone();
+    trial.pipeline.writer.kill();
+    trial.for_a(Duration::from_secs(3)).await;
+    let mut cut = TopicPartitionList::new();
+    for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
+        cut.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
+    }
+    admin(&kafka).delete_records(&cut, &options()).await.expect("the log is cut");
+    trial.pipeline.writer.start_again();
+    trial.pipeline.ready().await;
+    trial.goes_on().await;
+    is_whole_again(trial, row).await;
+}

@@ -1,0 +1,220 @@
+//! A pipeline under load with several synchronizers and writers, and everything that is checked at its end.
+
+use std::time::Duration;
+
+use platform::config::Secret;
+use platform::eventually;
+use platform::testing::{server, unique_suffix};
+use serde_json::Value;
+use system_tests::checker::{Checker, Verdict};
+use system_tests::flow::Flow;
+use system_tests::metrics;
+use system_tests::pipeline::{Options, Pipeline};
+use system_tests::process::{Process, free_port, ready};
+use system_tests::reader::Reader;
+use system_tests::vendor::Vendor;
+use tokio::sync::{Mutex, MutexGuard};
+
+pub const CHATS: usize = 6;
+const READERS: usize = 6;
+/// Changes a second.
+pub const RATE: u64 = 200;
+
+/// They measure how long things take, and each takes both cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Waits for its turn.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().await
+}
+
+/// What is to be started.
+#[derive(Default)]
+pub struct Setup {
+    pub options: Options,
+    /// The Kubernetes API that elects; none: there is one synchronizer, and it leads.
+    pub kubeconfig: Option<String>,
+    /// How many synchronizers and writers beside the first.
+    pub standbys: usize,
+    pub writers: usize,
+    /// Settings of the first synchronizer alone.
+    pub first: Vec<(&'static str, String)>,
+    /// Of the first standby alone.
+    pub second: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// Elected at the Kubernetes API that all tests share; `None`, said loudly, without it.
+    pub fn elected() -> Option<Self> {
+        Some(Self { kubeconfig: Some(server("CHAT_SYNC_TEST_KUBECONFIG")?), ..Self::default() })
+    }
+}
+
+/// One of several alike.
+pub struct Member {
+    pub process: Process,
+    pub address: String,
+}
+
+pub struct Trial {
+    pub pipeline: Pipeline,
+    /// Beside the pipeline's own.
+    pub standbys: Vec<Member>,
+    pub writers: Vec<Member>,
+    pub readers: Vec<Reader>,
+    pub chats: Vec<String>,
+    pub checker: Checker,
+    flow: Option<Flow>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Trial {
+    /// Everything is up, people write and watch; `None`, said loudly, without the servers.
+    pub async fn begin(setup: Setup) -> Option<Self> {
+        let alone = alone().await;
+        let Setup { mut options, kubeconfig, standbys, writers, first, second } = setup;
+        let lease: Vec<(&str, String)> = kubeconfig.map_or(Vec::new(), |kubeconfig| {
+            vec![("KUBECONFIG", kubeconfig), ("CHAT_SYNC_LEASE", format!("synchronizer{}", unique_suffix()))]
+        });
+        options.synchronizer.extend(lease.clone());
+        options.synchronizer.extend(first);
+        let pipeline = Pipeline::start(options).await?;
+        pipeline.ready().await;
+        if !lease.is_empty() {
+            eventually!(leads(&pipeline.synchronizer_address).await, "the first leads");
+        }
+        let mut trial = Self {
+            checker: Checker::begin(&pipeline).await,
+            standbys: Vec::new(),
+            writers: Vec::new(),
+            readers: Vec::new(),
+            chats: Vec::new(),
+            pipeline,
+            flow: None,
+            _alone: alone,
+        };
+        for number in 0..standbys {
+            let address = format!("127.0.0.1:{}", free_port());
+            let mut further = lease.clone();
+            further.extend(second.iter().filter(|_| number == 0).cloned());
+            let process = trial.pipeline.another_synchronizer(&address, further);
+            ready(&address).await;
+            eventually!(
+                check(&address, "leadership").await.1.starts_with("standby of") || leads(&address).await,
+                "it knows who leads"
+            );
+            trial.standbys.push(Member { process, address });
+        }
+        for _ in 0..writers {
+            let address = format!("127.0.0.1:{}", free_port());
+            let process = trial.pipeline.another_writer(&address, Vec::new());
+            ready(&address).await;
+            trial.writers.push(Member { process, address });
+        }
+        let vendor = trial.vendor();
+        for number in 0..CHATS {
+            trial.chats.push(vendor.create_chat(&format!("Chat {number}")).await);
+        }
+        let internal = trial.pipeline.internal_address.clone();
+        trial.readers = (0..READERS).map(|n| Reader::watch_chat(&internal, &trial.chats[n % CHATS])).collect();
+        eventually!(trial.readers.iter().all(|reader| reader.screen().loads > 0), "everybody watches");
+        trial.flow = Some(Flow::begin(&vendor, &trial.chats, RATE));
+        trial.goes_on().await;
+        Some(trial)
+    }
+
+    pub fn vendor(&self) -> Vendor {
+        self.pipeline.vendor()
+    }
+
+    /// How many changes were made.
+    pub fn posted(&self) -> u64 {
+        self.flow.as_ref().map_or(0, Flow::posted)
+    }
+
+    /// People write for another second and what they write is seen.
+    pub async fn goes_on(&self) {
+        let enough = self.posted() + RATE;
+        eventually!(self.posted() >= enough, "people write");
+        let id = self.vendor().post(&self.chats[0], "this one is seen").await;
+        eventually!(self.readers[0].text(&self.chats[0], &id).is_some(), "what is written is seen");
+    }
+
+    /// People write for so long.
+    pub async fn for_a(&self, while_: Duration) {
+        tokio::time::sleep(while_).await;
+    }
+
+    /// Nobody writes any more, everything comes through, and all of it is checked.
+    pub async fn end(mut self, poison: &[&str]) -> Verdict {
+        self.stop_writing().await;
+        self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await
+    }
+
+    /// Nobody writes any more; how many changes there were.
+    pub async fn stop_writing(&mut self) -> u64 {
+        self.flow.take().expect("people write").end().await
+    }
+
+    /// The pipeline's database is this one from now on: what is checked at the end is checked there.
+    pub async fn moves_to(&mut self, database: &Secret) {
+        self.pipeline.database_url = database.clone();
+        self.checker = Checker::on(database).await;
+    }
+
+    /// All synchronizers: the process and its address.
+    pub fn synchronizers(&mut self) -> Vec<(&mut Process, String)> {
+        let first = (&mut self.pipeline.synchronizer, self.pipeline.synchronizer_address.clone());
+        let others = self.standbys.iter_mut().map(|member| (&mut member.process, member.address.clone()));
+        std::iter::once(first).chain(others).collect()
+    }
+
+    /// Which of them leads, by what it says itself.
+    pub async fn leader(&mut self) -> usize {
+        let addresses: Vec<String> = self.synchronizers().into_iter().map(|(_, address)| address).collect();
+        eventually!(
+            {
+                let mut leader = None;
+                for (number, address) in addresses.iter().enumerate() {
+                    if leads(address).await {
+                        leader = Some(number);
+                    }
+                }
+                leader
+            },
+            "somebody leads"
+        )
+    }
+
+    /// A metric's sum over these processes.
+    pub async fn sum(&self, addresses: &[String], name: &str) -> f64 {
+        let mut sum = 0.0;
+        for address in addresses {
+            sum += metrics::value(address, name).await.unwrap_or(0.0);
+        }
+        sum
+    }
+
+    pub fn writer_addresses(&self) -> Vec<String> {
+        let others = self.writers.iter().map(|writer| writer.address.clone());
+        std::iter::once(self.pipeline.writer_address.clone()).chain(others).collect()
+    }
+}
+
+/// What `/readyz` says of one check: the status of all, and this one's detail.
+pub async fn check(address: &str, name: &str) -> (u16, String) {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().expect("a client");
+    let Ok(answer) = client.get(format!("http://{address}/readyz")).send().await else { return (0, String::new()) };
+    let status = answer.status().as_u16();
+    let checks: Value = answer.json().await.unwrap_or_default();
+    (status, checks["checks"][name]["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+pub async fn leads(address: &str) -> bool {
+    check(address, "leadership").await.1.starts_with("leads since")
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> i64 {
+    i64::try_from(contract::Timestamp::now().micros() / 1000).unwrap_or(i64::MAX)
+}

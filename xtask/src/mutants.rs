@@ -1,0 +1,182 @@
+//! `cargo xtask mutants`: takes away, one at a time, what a promise rests on, and shows that a named test goes red.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::process::{self, root};
+use crate::test::{self, World};
+
+/// A guard, how it is taken away, and the test that must notice.
+struct Mutant {
+    guard: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// Which test binary of which package.
+    binary: [&'static str; 2],
+    test: &'static str,
+}
+
+const LIB: &str = "--lib";
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        guard: "compare-and-set of progress",
+        file: "writer/src/to_postgres.rs",
+        from: "&batch.moves).await? != batch.moves.len() as u64 {",
+        to: "&batch.moves).await? > batch.moves.len() as u64 {",
+        binary: ["writer", "it"],
+        test: "one_partition_that_missed_rolls_back_the_whole_batch",
+    },
+    Mutant {
+        guard: "progress inside the transaction",
+        file: "writer/src/to_postgres.rs",
+        from: "        fail_point(\"writer.moved\");\n",
+        to: "        tx.commit().await?;\n        fail_point(\"writer.moved\");\n        let mut tx = self.pool.begin().await?;\n",
+        binary: ["system-tests", "faults"],
+        test: "w1_a_writer_is_killed_after_it_moved_progress",
+    },
+    Mutant {
+        guard: "`>` in the upsert",
+        file: "writer/queries/upsert_messages.sql",
+        from: "WHERE excluded.version > stored.version",
+        to: "",
+        binary: ["writer", "it"],
+        test: "newer_wins_in_whatever_order_they_come",
+    },
+    Mutant {
+        guard: "bisecting to the guilty record",
+        file: "writer/src/from_log.rs",
+        from: "Err(StoreError::Data(_) | StoreError::Saturated(_)) if part.len() > 1 => {",
+        to: "Err(StoreError::Saturated(_)) if part.len() > 1 => {",
+        binary: ["system-tests", "it"],
+        test: "promises::w4_",
+    },
+    Mutant {
+        guard: "fingerprint of the last record",
+        file: "writer/src/from_log.rs",
+        from: "&& expected != fingerprint(record)",
+        to: "&& expected != fingerprint(record) && false",
+        binary: ["system-tests", "faults"],
+        test: "w1_the_topic_is_deleted_and_made_again",
+    },
+    Mutant {
+        guard: "claims after acks",
+        file: "synchronizer/src/leader.rs",
+        from: "        self.appender.append_new(records, None).await;\n        let gap",
+        to: "        self.place().remembered.advance(page.next.clone(), rows, Instant::now());\n        \
+             self.appender.append_new(records, None).await;\n        let gap",
+        binary: ["system-tests", "it"],
+        test: "promises::l2_",
+    },
+    Mutant {
+        guard: "a leader's start at the oldest remembered cursor (overlap)",
+        file: "synchronizer/src/leader.rs",
+        from: "(found.settled.or(found.cursor), found.generation",
+        to: "(found.cursor, found.generation",
+        binary: ["system-tests", "it"],
+        test: "leadership::l1_a_row_that_came_late",
+    },
+    Mutant {
+        guard: "what was appended lately is a hint only",
+        file: "synchronizer/src/seen.rs",
+        from: "known.is_some_and(|appended| since.is_none_or(|since| *appended >= since))",
+        to: "{ let _ = since; known.is_some() }",
+        binary: ["system-tests", "it"],
+        test: "reconcile",
+    },
+    Mutant {
+        guard: "only a lease that names this candidate is its own",
+        file: "platform/src/leadership/lease.rs",
+        from: "if holder.as_deref() == Some(&self.identity) { Attempt::Held }",
+        to: "if holder.is_some() { Attempt::Held }",
+        binary: ["platform", "it"],
+        test: "a_lease_that_names_another_ends_leadership",
+    },
+    Mutant {
+        guard: "the deadline of an exclusive source",
+        file: "platform/src/leadership/lease.rs",
+        from: "!settings.exclusive && silence < UNCONFIRMED",
+        to: "silence < UNCONFIRMED",
+        binary: ["platform", LIB],
+        test: "an_exclusive_source_is_left_at_the_deadline",
+    },
+    Mutant {
+        guard: "buffering of updates before their load",
+        file: "internal/src/hub/mod.rs",
+        from: "Subscription::Loading(kept) => kept.push((about.clone(), frame.clone())),",
+        to: "Subscription::Loading(_) => {}",
+        binary: ["internal", "it"],
+        test: "v2_an_update_between_subscribe_and_load_comes_after_the_load",
+    },
+    Mutant {
+        guard: "merge by version on the page",
+        file: "internal/web/copy.js",
+        from: "export const newer = (incoming, stored) => incoming > stored;",
+        to: "export const newer = () => true;",
+        binary: ["system-tests", "it"],
+        test: "browser",
+    },
+];
+
+pub fn run(only: Option<&str>) -> anyhow::Result<()> {
+    let folder = tempfile::Builder::new().prefix("chat-sync-mutants-").tempdir()?;
+    let copy = folder.path().join("copy");
+    git(&["worktree", "add", "--detach", "--force", &copy.display().to_string(), "HEAD"])?;
+    let outcome = all(only, folder.path(), &copy);
+    git(&["worktree", "remove", "--force", &copy.display().to_string()])?;
+    outcome
+}
+
+fn all(only: Option<&str>, folder: &Path, copy: &Path) -> anyhow::Result<()> {
+    let world = test::start(folder)?;
+    let mut survived = Vec::new();
+    let mutants = MUTANTS.iter().filter(|mutant| only.is_none_or(|only| mutant.guard.contains(only)));
+    for mutant in mutants {
+        let started = Instant::now();
+        let test = format!("{} {} {}", mutant.binary[0], mutant.binary[1], mutant.test);
+        ensure!(passes(mutant, copy, &world)?, "{test} fails without any mutant");
+        let file = copy.join(mutant.file);
+        let whole = std::fs::read_to_string(&file).with_context(|| mutant.file.to_owned())?;
+        ensure!(whole.matches(mutant.from).count() == 1, "{}: {:?} is not there once", mutant.file, mutant.from);
+        std::fs::write(&file, whole.replace(mutant.from, mutant.to))?;
+        let caught = !passes(mutant, copy, &world)?;
+        std::fs::write(&file, whole)?;
+        let (word, seconds) = (if caught { "caught" } else { "SURVIVED" }, started.elapsed().as_secs());
+        println!("{word:>8}  {} ({}), by {test}, {seconds} s", mutant.guard, mutant.file);
+        if !caught {
+            survived.push(mutant.guard);
+        }
+    }
+    if !survived.is_empty() {
+        bail!("nobody notices without: {}", survived.join("; "));
+    }
+    Ok(())
+}
+
+/// Whether the mutant's test passes in this copy; it must be built there.
+fn passes(mutant: &Mutant, copy: &Path, world: &World) -> anyhow::Result<bool> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", root().join("target/mutants"));
+        command
+    };
+    process::run(cargo(&["build", "--quiet", "--workspace", "--bins", "--tests", "--locked"]).stderr(Stdio::null()))?;
+    let [package, binary] = mutant.binary;
+    let mut command = cargo(&["test", "--quiet", "--workspace", "--locked"]);
+    if binary == LIB {
+        command.arg(LIB);
+    } else {
+        command.args(["--test", binary]);
+    }
+    let _ = package;
+    command.arg(mutant.test).envs(world.variables.iter().map(|(name, value)| (name, value)));
+    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
+}
+
+fn git(arguments: &[&str]) -> anyhow::Result<()> {
+    process::run(Command::new("git").current_dir(root()).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()))
+}

@@ -24,6 +24,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     println!("chat-sync {}: everything in this process, on this machine only", env!("CARGO_PKG_VERSION"));
     println!("  write  http://{}  the simulated vendor", addresses.external);
     println!("  read   http://{}  its live copy", addresses.internal);
+    println!("  watch  http://{}/ops  how the copy is doing", addresses.internal);
     println!("  data   {}", file.display());
     println!("ready; Ctrl-C stops");
     mirror.run(stop).await

@@ -54,8 +54,9 @@ pub enum ServerFrame<'a> {
     },
     /// Newer versions. Without `resume`, the position stays what it was.
     Update { chat: &'a str, messages: &'a [ShownMessage], resume: Option<String> },
-    /// All chats; at first and whenever the list changes.
-    Chats { chats: Vec<ShownChat> },
+    /// All chats; at first and whenever the list changes. Not `complete` while the store has not been read yet: a chat
+    /// that is not in it may be there all the same.
+    Chats { chats: Vec<ShownChat>, complete: bool },
     /// Every 2 s. `fresh_as_of` is when the source was last known to be read to its end; `now` is the server's
     /// clock, so that a browser need not trust its own.
     Heartbeat { fresh_as_of: Option<Timestamp>, now: Timestamp },

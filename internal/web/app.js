@@ -10,8 +10,8 @@ import { Thread } from "./thread.js";
 
 const list = byId("messages");
 const copies = new Map(); // every chat that was opened, while the page lives: nothing shown gets older
-const listed = new Set(); // the chats that were once in the list while they were open
 let chats = [];
+let allChats = false; // whether the server knew all of them
 let open = null;
 let waiting = new Map(); // what has changed since the last frame was drawn, by message
 let drawing = false;
@@ -22,7 +22,7 @@ const link = new Link(hear, tell, () => (open ? [[open, copies.get(open)?.resume
 // ---- frames ----
 
 function hear(frame) {
-  if (frame.type === "chats") return drawChats(frame.chats);
+  if (frame.type === "chats") return drawChats(frame.chats, frame.complete);
   const copy = copies.get(frame.chat);
   if (!copy || frame.type === "heartbeat") return;
   if (frame.type === "error") {
@@ -92,8 +92,9 @@ function notice(text, kind = "") {
 
 // ---- chats ----
 
-function drawChats(all) {
+function drawChats(all, complete) {
   chats = all;
+  allChats = complete;
   chatList.draw(chats, open);
   drawTitle();
   // It was asked for before this pod knew of it.
@@ -108,9 +109,8 @@ function drawTitle() {
   const chat = chatList.find(open);
   byId("title").textContent = chat?.title ?? (open ? open : "Choose a chat");
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
-  if (chat) listed.add(chat.id);
-  // An empty list may be one that was not read yet.
-  if (open && !chat && (chats.length || listed.has(open))) notice("This chat is not there, or not any more.");
+  // A server that has just started does not know all of them yet.
+  if (open && !chat && allChats) notice("This chat is not there, or not any more.");
 }
 
 // ---- what the reader has read ----
@@ -202,7 +202,7 @@ function route() {
   const copy = copies.get(open) ?? null;
   thread.open(copy, open && lastRead(open));
   thread.target = message || null;
-  drawChats(chats);
+  drawChats(chats, allChats);
   // On a narrow page the one gives way to the other, and the focus goes along.
   if (!open) return from && chatList.focus();
   if (from !== null || document.activeElement?.closest("nav")) list.focus({ preventScroll: true });

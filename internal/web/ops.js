@@ -194,14 +194,17 @@ const say = (words) => { byId("said").textContent = words; };
 
 // ---- what the figures are called ----
 
+/** A long name may be broken behind each of its words. */
+const breakable = (name) => name.split(/(?<=_)/).flatMap((word) => [word, document.createElement("wbr")]);
+
 /** The table of docs/metrics.md: `name{labels}`, service, what it is. */
 async function drawMetrics() {
   const lines = (await (await fetch("/metrics.md")).text()).split("\n");
   const rows = lines.map((line) => line.split("|").map((cell) => cell.trim())).filter((cells) => cells[1]?.startsWith("`"));
   byId("metrics").replaceChildren(...rows.map(([, names, service, is]) => {
     const row = element("tr", {}, element("th", { scope: "row" }), element("td", { textContent: service }), element("td", { textContent: is.replaceAll("`", "") }));
-    for (const name of names.split(",").map((name) => name.trim().replaceAll("`", ""))) {
-      row.firstChild.append(element("code", { id: name.split("{")[0], textContent: name }), " ");
+    for (const name of names.split("`").filter((_, at) => at % 2)) {
+      row.firstChild.append(element("code", { id: name.split("{")[0] }, ...breakable(name)), " ");
     }
     return row;
   }));

@@ -208,7 +208,8 @@ impl Hub {
         for shown in chats {
             state.put_chat(KnownChat { shown, deleted: false });
         }
-        state.chats_complete = true;
+        // Told too: a page may wait for it to say that a chat is not there.
+        state.chats_changed |= !std::mem::replace(&mut state.chats_complete, true);
     }
 
     /// Pushes rows that are newer than what was pushed before; gives how many rows and how many deliveries.
@@ -255,7 +256,7 @@ impl Hub {
         if !std::mem::take(&mut state.chats_changed) {
             return;
         }
-        let (about, frame) = (Arc::new(About::Chats), ServerFrame::Chats { chats: state.living_chats() }.encode());
+        let (about, frame) = (Arc::new(About::Chats), state.chats_frame());
         for outbox in state.connections.values() {
             outbox.push(about.clone(), frame.clone());
         }
@@ -306,7 +307,7 @@ impl Hub {
         let mut state = self.lock();
         let id = state.next_connection;
         state.next_connection += 1;
-        outbox.push(Arc::new(About::Chats), ServerFrame::Chats { chats: state.living_chats() }.encode());
+        outbox.push(Arc::new(About::Chats), state.chats_frame());
         state.connections.insert(id, outbox);
         metrics::gauge!("chat_sync_browsers").set(state.connections.len() as f64);
         id
@@ -433,6 +434,10 @@ impl State {
             self.chats.insert(chat.shown.id.clone(), chat);
             self.chats_changed = true;
         }
+    }
+
+    fn chats_frame(&self) -> Utf8Bytes {
+        ServerFrame::Chats { chats: self.living_chats(), complete: self.chats_complete }.encode()
     }
 
     fn living_chats(&self) -> Vec<ShownChat> {

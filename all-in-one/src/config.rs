@@ -74,6 +74,7 @@ impl Config {
             poll_limit: 500,
             marker_every: Duration::from_secs(1),
             source_budget: NonZeroU32::new(200).unwrap_or(NonZeroU32::MIN),
+            overlap: Duration::from_secs(60),
             read_again_every: Duration::from_secs(15),
             reconcile_every: Duration::from_secs(60),
             reconcile_budget: NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN),

@@ -1,7 +1,8 @@
 //! Pools that find the node they need among several, and leave one that is not it any more.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -19,9 +20,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A pool that connects when it is first used: a server that is away is met where it is needed.
 ///
 /// The URL may name several nodes, as libpq's do: `postgres://user:password@host:port,host:port/database`. The pool
-/// keeps to the first that answers, with `writable` to the first that can be written to, and looks for another one
-/// when that ends. Connections to a node that has become read-only are thrown away when they are handed out: after a
-/// failover a pool would otherwise keep a demoted node for ever.
+/// keeps to one that can be written to and looks for another when that ends; without `writable`, to one that answers
+/// where none can be written to. With `writable`, connections to a node that has become read-only are thrown away
+/// when they are handed out: after a failover a pool would otherwise keep a demoted node for ever.
 ///
 /// # Errors
 /// If the URL cannot be read; it names no secret.
@@ -30,14 +31,16 @@ pub fn pool(url: &Secret, connections: u32, writable: bool) -> anyhow::Result<Pg
     let first = nodes.first().context("DATABASE_URL names no host")?.clone();
     let mut pool =
         PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
-    if writable {
-        pool = pool.before_acquire(|connection, _| Box::pin(async move { is_writable(connection).await }));
-    } else {
-        pool = pool.test_before_acquire(true);
-    }
+    let chosen_at = Arc::new(Mutex::new(Instant::now()));
+    let since = chosen_at.clone();
+    pool = pool.before_acquire(move |connection, meta| {
+        // One of before goes to the node that was left.
+        let of_this_node = meta.age <= since.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        Box::pin(async move { Ok(of_this_node && (is_writable(connection).await? || !writable)) })
+    });
     let pool = pool.connect_lazy_with(first);
     if nodes.len() > 1 {
-        tokio::spawn(choose(pool.clone(), nodes, writable));
+        tokio::spawn(choose(pool.clone(), nodes, writable, chosen_at));
     }
     Ok(pool)
 }
@@ -58,6 +61,8 @@ fn nodes(url: &Secret) -> anyhow::Result<Vec<PgConnectOptions>> {
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
     let options = hosts.split(',').map(|host| {
+        // The parser would take a default.
+        anyhow::ensure!(!host.is_empty(), "DATABASE_URL names a host that is empty");
         let options = PgConnectOptions::from_str(&format!("{scheme}://{user}{host}{path}")).map_err(|_| wrong())?;
         Ok(options.options([
             ("statement_timeout", "30s"),
@@ -70,35 +75,48 @@ fn nodes(url: &Secret) -> anyhow::Result<Vec<PgConnectOptions>> {
 }
 
 /// Keeps the pool's new connections going to a node that is what it should be, until the pool is closed.
-async fn choose(pool: PgPool, nodes: Vec<PgConnectOptions>, writable: bool) {
+async fn choose(pool: PgPool, nodes: Vec<PgConnectOptions>, writable: bool, chosen_at: Arc<Mutex<Instant>>) {
     let mut chosen = 0;
     while !pool.is_closed() {
-        let order = (0..nodes.len()).map(|step| (chosen + step) % nodes.len());
+        let order: Vec<usize> = (0..nodes.len()).map(|step| (chosen + step) % nodes.len()).collect();
+        let mut found = None;
         for candidate in order {
-            if !serves(&nodes[candidate], writable).await {
-                continue;
+            match state(&nodes[candidate]).await {
+                Some(State::Writable) => {
+                    found = Some(candidate);
+                    break;
+                }
+                // A demoted node may have stopped following; it is better than none to read from.
+                Some(State::ReadOnly) if !writable => found = found.or(Some(candidate)),
+                _ => {}
             }
-            if candidate != chosen {
-                let (host, port) = (nodes[candidate].get_host(), nodes[candidate].get_port());
-                tracing::warn!(host, port, writable, "going on with another Postgres node");
-                metrics::counter!("chat_sync_postgres_node_changes_total").increment(1);
-                pool.set_connect_options(nodes[candidate].clone());
-                chosen = candidate;
-            }
-            break;
+        }
+        if let Some(found) = found.filter(|found| *found != chosen) {
+            let (host, port) = (nodes[found].get_host(), nodes[found].get_port());
+            tracing::warn!(host, port, "going on with another Postgres node");
+            metrics::counter!("chat_sync_postgres_node_changes_total").increment(1);
+            pool.set_connect_options(nodes[found].clone());
+            *chosen_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            chosen = found;
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-async fn serves(node: &PgConnectOptions, writable: bool) -> bool {
+enum State {
+    Writable,
+    ReadOnly,
+}
+
+/// What a node is, if it says so in time.
+async fn state(node: &PgConnectOptions) -> Option<State> {
     let asked = async {
         let mut connection = PgConnection::connect_with(node).await?;
-        let serves = !writable || is_writable(&mut connection).await?;
+        let writable = is_writable(&mut connection).await?;
         connection.close().await?;
-        Ok::<_, sqlx::Error>(serves)
+        Ok::<_, sqlx::Error>(if writable { State::Writable } else { State::ReadOnly })
     };
-    matches!(tokio::time::timeout(ANSWER, asked).await, Ok(Ok(true)))
+    tokio::time::timeout(ANSWER, asked).await.ok()?.ok()
 }
 
 #[cfg(test)]

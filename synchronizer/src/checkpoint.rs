@@ -8,11 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agenda;
 
-/// How far back the cursors are remembered that a new leader starts from: rows that the source shows
-/// late, behind its own cursor, are read again for so long.
-pub const OVERLAP: Duration = Duration::from_secs(60);
-
-/// And how many rows that may be at most: of a very busy source, less than a minute is read again, and rows that
+/// How many rows lie between the cursor that a new leader starts from and the last one, at most: of a very busy source, less than a minute is read again, and rows that
 /// come later than that are found by the next reconcile.
 pub const OVERLAP_ROWS: u64 = 200_000;
 
@@ -40,10 +36,12 @@ impl Checkpoint {
     }
 }
 
-/// The cursors of the last [`OVERLAP`], oldest first. Cursors are opaque: they can only be remembered.
+/// The cursors of the last seconds, oldest first: rows that the source shows late, behind its own cursor, are read
+/// again for so long. Cursors are opaque: they can only be remembered.
 #[derive(Debug)]
 pub struct Remembered {
     cursors: VecDeque<Left>,
+    overlap: Duration,
     /// Rows that were read, ever.
     rows: u64,
 }
@@ -57,8 +55,8 @@ struct Left {
 }
 
 impl Remembered {
-    pub fn new(cursor: Option<String>, now: Instant) -> Self {
-        Self { cursors: VecDeque::from([Left { at: now, rows: 0, cursor }]), rows: 0 }
+    pub fn new(cursor: Option<String>, overlap: Duration, now: Instant) -> Self {
+        Self { cursors: VecDeque::from([Left { at: now, rows: 0, cursor }]), overlap, rows: 0 }
     }
 
     /// Where the leader is.
@@ -88,7 +86,7 @@ impl Remembered {
 
     /// Forgets what was left before the overlap began.
     pub fn forget(&mut self, now: Instant) {
-        let old = |left: &Left| now.duration_since(left.at) >= OVERLAP || self.rows - left.rows >= OVERLAP_ROWS;
+        let old = |left: &Left| now.duration_since(left.at) >= self.overlap || self.rows - left.rows >= OVERLAP_ROWS;
         while self.cursors.get(1).is_some_and(old) {
             self.cursors.pop_front();
         }
@@ -99,11 +97,13 @@ impl Remembered {
 mod tests {
     use super::*;
 
+    const OVERLAP: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_new_leader_starts_where_this_one_was_a_minute_ago() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut remembered = Remembered::new(None, start);
+        let mut remembered = Remembered::new(None, OVERLAP, start);
         remembered.advance("1".into(), 1, at(10));
         remembered.advance("2".into(), 1, at(50));
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("1"), Some("2")));
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn of_a_busy_source_fewer_cursors_are_remembered() {
         let start = Instant::now();
-        let mut remembered = Remembered::new(None, start);
+        let mut remembered = Remembered::new(None, OVERLAP, start);
         for page in 1..=10 {
             remembered.advance(page.to_string(), OVERLAP_ROWS / 4, start);
         }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_cursor_that_stays_is_remembered_once() {
         let start = Instant::now();
-        let mut remembered = Remembered::new(Some("1".into()), start);
+        let mut remembered = Remembered::new(Some("1".into()), OVERLAP, start);
         for second in 0..1000 {
             remembered.advance("1".into(), 0, start + Duration::from_secs(second));
         }

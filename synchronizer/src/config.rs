@@ -73,7 +73,11 @@ pub struct Settings {
     /// How many requests a second the source gets at most, of all kinds together.
     #[arg(long, env = "CHAT_SYNC_SOURCE_BUDGET", default_value = "200")]
     pub source_budget: NonZeroU32,
-    /// How often the feed's last minute is read again, for rows that appear late.
+    /// How far back a new leader begins, and what is read again now and then: rows may appear late, behind the cursor,
+    /// by so much.
+    #[arg(long, env = "CHAT_SYNC_OVERLAP", default_value = "60s", value_parser = duration)]
+    pub overlap: Duration,
+    /// How often that is read again.
     #[arg(long, env = "CHAT_SYNC_READ_AGAIN_EVERY", default_value = "15s", value_parser = duration)]
     pub read_again_every: Duration,
     /// How long after one slow comparison with the whole source the next one begins.

@@ -94,7 +94,7 @@ impl Leader {
         if reconcile.is_none() {
             agenda.ask_and_hold("no checkpoint");
         }
-        let remembered = Remembered::new(start, Instant::now());
+        let remembered = Remembered::new(start, world.settings.overlap, Instant::now());
         let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, markers: 0 });
         Self {
             world,
@@ -161,7 +161,7 @@ impl Leader {
                     tracing::warn!(why, "the cursor has expired");
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
                     self.agenda.ask_and_hold("the cursor has expired");
-                    self.place().remembered = Remembered::new(None, Instant::now());
+                    self.place().remembered = Remembered::new(None, self.world.settings.overlap, Instant::now());
                     // A source that knows no cursor for long is not asked for the whole of its feed again and again.
                     tokio::time::sleep(expiries.next().unwrap_or_default()).await;
                 }

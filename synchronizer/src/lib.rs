@@ -61,29 +61,18 @@ pub async fn run(
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
         }
-        let mut standby = Standby::new(world.clone());
-        tokio::select! {
-            biased;
+        let handover = tokio::select! {
+            handover = Standby::new(world.clone()).until_elected(leadership.clone()) => handover,
             () = stop.cancelled() => break,
-            () = leadership.elected() => {}
-            () = standby.keep_warm() => {}
-        }
-        let mut lost = leadership.clone();
+        };
+        let leader = Leader::begin(world.clone(), handover);
         tokio::select! {
-            () = lead(&world, standby, &stop) => {}
-            () = lost.lost() => tracing::info!("leads no more"),
+            () = leader.lead(&stop) => {}
+            () = leadership.lost() => tracing::info!("leads no more"),
         }
     }
     describe.abort();
     Ok(())
-}
-
-async fn lead(world: &World, standby: Standby, stop: &Stop) {
-    let handover = tokio::select! {
-        handover = standby.hand_over() => handover,
-        () = stop.cancelled() => return,
-    };
-    Leader::begin(world.clone(), handover).lead(stop).await;
 }
 
 async fn open_log(

@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use contract::{Record, Timestamp};
 use platform::event_log::{Event, LogError, LogRecord, Reader, TopicPartition};
+use platform::leadership::Leadership;
 use platform::retry;
+use tokio::sync::watch;
 
-use crate::checkpoint::{Checkpoint, OVERLAP};
+use crate::checkpoint::Checkpoint;
 use crate::leader::World;
 use crate::seen::Seen;
 use crate::source::Outcome;
-use crate::to_log::CHECKPOINT_TAIL;
 
-/// How far back the log is read: a new leader reads the source's last minute again, what was appended of it must be
+/// How much further back than the source the log is read: what was appended of what a new leader reads again must be
 /// known, and it was appended by somebody whose clock may be a minute wrong.
-const BACK: Duration = OVERLAP.saturating_mul(2);
+const FURTHER: Duration = Duration::from_secs(60);
 /// How often the source is asked, so that the connection stays open and `/readyz` says whether it answers. Clients
 /// and servers close what was idle for a minute or more.
 const ASK: Duration = Duration::from_secs(20);
@@ -31,71 +32,80 @@ pub struct Handover {
 /// Follows the log while another leads.
 pub struct Standby {
     world: World,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: watch::Sender<Option<Checkpoint>>,
     seen: Seen,
-    /// What must be read before this standby knows what the last leader knew, by partition; none before the log was
-    /// reached.
-    behind: Option<BTreeMap<TopicPartition, u64>>,
+    /// The next offset to be read, by partition.
+    next: Positions,
+    /// Where the log ended when this process was elected: what must be read before it knows what the last leader knew.
+    ends: Positions,
+    elected: Option<Instant>,
 }
 
-/// Where to begin reading.
 type Positions = BTreeMap<TopicPartition, u64>;
 
 impl Standby {
     pub fn new(world: World) -> Self {
-        Self { world, checkpoint: None, seen: Seen::default(), behind: None }
-    }
-
-    /// Follows the log for ever. May be dropped at any moment.
-    pub async fn keep_warm(&mut self) {
-        self.follow(|_| false).await;
-    }
-
-    /// What a leader goes on with: at once if this standby has caught up, else as soon as it has.
-    pub async fn hand_over(mut self) -> Handover {
-        let elected = Instant::now();
-        if !self.has_caught_up() {
-            self.follow(Self::has_caught_up).await;
+        Self {
+            world,
+            checkpoint: watch::Sender::default(),
+            seen: Seen::default(),
+            next: Positions::new(),
+            ends: Positions::new(),
+            elected: None,
         }
-        Handover { checkpoint: self.checkpoint, seen: self.seen, elected }
     }
 
-    fn has_caught_up(&self) -> bool {
-        self.behind.as_ref().is_some_and(BTreeMap::is_empty)
+    /// Follows the log until this process is elected and knows what stood in the log by then. May be dropped at any
+    /// moment.
+    pub async fn until_elected(mut self, mut leadership: Leadership) -> Handover {
+        let (to_log, check) = (self.world.to_log.clone(), self.world.log_check.clone());
+        let asks = keep_connected(self.world.clone(), self.checkpoint.subscribe());
+        tokio::select! {
+            () = self.follow(&mut leadership) => {}
+            () = asks => {}
+            () = to_log.watch(check) => {}
+        }
+        let Self { checkpoint, seen, elected, .. } = self;
+        Handover { checkpoint: checkpoint.borrow().clone(), seen, elected: elected.unwrap_or_else(Instant::now) }
     }
 
-    /// Follows the log, however often it goes away.
-    async fn follow(&mut self, enough: impl Fn(&Self) -> bool) {
+    /// However often the log goes away.
+    async fn follow(&mut self, leadership: &mut Leadership) {
         let mut waits = retry::reconnecting();
-        while let Err(error) = self.follow_once(&enough).await {
-            self.behind = None;
+        while let Err(error) = self.follow_once(leadership).await {
             self.world.log_check.waiting(error.to_string());
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
         }
     }
 
-    async fn follow_once(&mut self, enough: &impl Fn(&Self) -> bool) -> Result<(), LogError> {
+    async fn follow_once(&mut self, leadership: &mut Leadership) -> Result<(), LogError> {
         let to_log = self.world.to_log.clone();
-        let since_ms = chrono::Utc::now().timestamp_millis() - i64::try_from(BACK.as_millis()).unwrap_or_default();
-        // First: what is written meanwhile is read from the end that is looked at now.
-        let (checkpoint_ends, ends) = (to_log.checkpoint_ends().await?, to_log.ends().await?);
-        let tail = |(at, end): (&TopicPartition, &u64)| (at.clone(), end.saturating_sub(CHECKPOINT_TAIL));
-        let checkpoint_starts: Positions = checkpoint_ends.iter().map(tail).collect();
+        let back = self.world.settings.overlap + FURTHER;
+        let since_ms = chrono::Utc::now().timestamp_millis() - i64::try_from(back.as_millis()).unwrap_or_default();
+        // The end first: a checkpoint that is written meanwhile is read from there.
+        let checkpoint_ends = to_log.checkpoint_ends().await?;
         let starts = to_log.since(since_ms).await?;
-        self.checkpoint = to_log.checkpoint().await?;
-        let unread = |(at, end): (TopicPartition, u64)| (starts.get(&at)? < &end).then_some((at, end));
-        self.behind = Some(ends.into_iter().filter_map(unread).collect());
-        let mut asks = tokio::time::interval(ASK);
+        (self.next, self.ends) = (starts.clone(), Positions::new());
+        self.checkpoint.send_replace(to_log.checkpoint().await?);
         let (mut changes, mut checkpoints) = (to_log.read_changes().await?, to_log.read_checkpoints().await?);
-        self.world.log_check.ready("follows it");
-        while !enough(self) {
+        loop {
+            // Looked at once it is elected, and again if the log was away since.
+            if self.elected.is_some() && self.ends.is_empty() {
+                self.ends = to_log.ends().await?;
+            }
+            if self.elected.is_some() && self.has_caught_up() {
+                return Ok(());
+            }
             tokio::select! {
                 event = changes.next() => self.hear(&mut *changes, event?, &starts).await?,
-                event = checkpoints.next() => self.hear(&mut *checkpoints, event?, &checkpoint_starts).await?,
-                _ = asks.tick() => self.ask().await,
+                event = checkpoints.next() => self.hear(&mut *checkpoints, event?, &checkpoint_ends).await?,
+                () = leadership.elected(), if self.elected.is_none() => self.elected = Some(Instant::now()),
             }
         }
-        Ok(())
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.ends.iter().all(|(at, end)| self.next.get(at).is_some_and(|next| next >= end))
     }
 
     async fn hear(&mut self, reader: &mut dyn Reader, event: Event, starts: &Positions) -> Result<(), LogError> {
@@ -118,26 +128,29 @@ impl Standby {
 
     fn take(&mut self, record: &LogRecord) {
         if let Some(checkpoint) = self.world.to_log.checkpoint_from(record) {
-            self.checkpoint = Some(checkpoint);
+            self.checkpoint.send_replace(Some(checkpoint));
         } else if let Ok(row) = Record::decode(&record.value, Timestamp::now()) {
             self.seen.insert(&row, Instant::now());
         }
-        if let Some(behind) = &mut self.behind
-            && behind.get(&record.at).is_some_and(|end| record.offset + 1 >= *end)
-        {
-            behind.remove(&record.at);
+        if let Some(next) = self.next.get_mut(&record.at) {
+            *next = record.offset + 1;
         }
     }
+}
 
-    /// A poll whose answer nobody needs, from where the leader is.
-    async fn ask(&self) {
-        let Some(cursor) = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.cursor.as_deref()) else { return };
-        match self.world.source.poll(Some(cursor), Duration::ZERO).await {
-            Outcome::Answered(_) => self.world.source_check.ready("answers; the leader polls"),
+/// Polls now and then from where the leader is; nobody needs the answers. Never ends.
+async fn keep_connected(world: World, checkpoint: watch::Receiver<Option<Checkpoint>>) {
+    let mut asks = tokio::time::interval(ASK);
+    loop {
+        asks.tick().await;
+        let cursor = checkpoint.borrow().as_ref().and_then(|checkpoint| checkpoint.cursor.clone());
+        let Some(cursor) = cursor else { continue };
+        match world.source.poll(Some(&cursor), Duration::ZERO).await {
+            Outcome::Answered(_) => world.source_check.ready("answers; the leader polls"),
             other => {
                 let (why, _) = other.reason_and_wait(&mut std::iter::empty());
                 // It is the leader's to say that the source is away: this one is as ready as it can be.
-                self.world.source_check.ready(format!("the leader polls; this one cannot: {why}"));
+                world.source_check.ready(format!("the leader polls; this one cannot: {why}"));
             }
         }
     }

@@ -7,10 +7,11 @@ use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
 use platform::event_log::{
-    EventLog, LogError, LogRecord, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec,
+    self, EventLog, LogError, LogRecord, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec,
 };
 
 use platform::fail_point::fail_point;
+use platform::health::Check;
 
 use crate::agenda;
 use crate::checkpoint::Checkpoint;
@@ -18,7 +19,7 @@ use crate::config::Settings;
 
 /// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
 /// this region has been away for long.
-pub const CHECKPOINT_TAIL: u64 = 1000;
+const CHECKPOINT_TAIL: u64 = 1000;
 
 /// The log, as the synchronizer writes it.
 #[derive(Clone)]
@@ -149,6 +150,11 @@ impl ToLog {
     /// [`LogError`].
     pub async fn read_checkpoints(&self) -> Result<Box<dyn Reader>, LogError> {
         self.read(&self.topics.checkpoints).await
+    }
+
+    /// Says in `check` whether the log answers. Never ends.
+    pub async fn watch(&self, check: Check) {
+        event_log::watch(self.log.clone(), self.topics.changes.clone(), check).await;
     }
 
     /// Nothing is committed for this group: it only has to have a name.

@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use contract::{Record, Timestamp, Topics};
 use platform::config::Secret;
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{EventLog, LogRecord};
 use platform::eventually;
+use platform::testing::PATIENCE;
 use serde_json::Value;
 use sqlx::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
-use crate::compared::{at_the_vendor, dead_letters, in_the_copy, screens_are};
+use crate::compared::{Rows, at_the_vendor, dead_letters, in_the_copy, screens_are};
 use crate::pipeline::Pipeline;
 use crate::reader::Reader;
 use crate::tool::verifies;
@@ -33,8 +35,6 @@ pub struct Verdict {
     pub records: u64,
     /// When each of them was appended, in milliseconds since the Unix epoch, in order.
     pub appended_ms: Vec<i64>,
-    /// Batches that another writer, or a Postgres that went back, kept from being stored.
-    pub dead_letters: usize,
 }
 
 impl Verdict {
@@ -43,7 +43,7 @@ impl Verdict {
         self.records as f64 / self.changes.max(1) as f64
     }
 
-    /// The longest time without an append that began in this window (milliseconds since the Unix epoch).
+    /// The longest time without an append that touches this window, all in milliseconds since the Unix epoch.
     pub fn longest_gap_ms(&self, from: i64, to: i64) -> i64 {
         let gaps = self.appended_ms.windows(2).filter(|pair| pair[1] >= from && pair[0] <= to);
         gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
@@ -82,14 +82,17 @@ impl Checker {
     pub async fn check(&self, pipeline: &Pipeline, chats: &[String], readers: &[Reader], poison: &[&str]) -> Verdict {
         let vendor = pipeline.vendor();
         let expected = at_the_vendor(&vendor).await;
-        eventually!(in_the_copy(&self.pool).await == expected, "Postgres is as the vendor is");
-        screens_are(&expected, chats, readers).await;
-        let accepted = accepted(pipeline).await;
+        let (different, accepted) = (self.differs(&expected).await, accepted(pipeline).await);
         let log: Arc<dyn EventLog> = Arc::new(Kafka::new(&pipeline.kafka).expect("a client"));
         let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
         let records = eventually!(log.tail(&topic, u64::MAX).await.ok(), "the log is read whole");
         let rows = rows_of(&records);
         eventually!(self.applied(&topic, &records).await, "progress reaches the end of the log");
+        if let Some((chat, id)) = different {
+            let history = self.history(&(chat.clone(), id.clone(), 0), &accepted, &rows, readers).await;
+            panic!("Postgres is not as the vendor is: {chat}/{id}\n{history}");
+        }
+        screens_are(&expected, chats, readers).await;
         let stored = self.versions().await;
         for (what, lost) in [
             (
@@ -112,7 +115,21 @@ impl Checker {
         verifies(pipeline).await;
         let mut appended_ms: Vec<i64> = rows.iter().map(|(_, record)| record.timestamp_ms).collect();
         appended_ms.sort_unstable();
-        Verdict { changes: accepted.len() as u64, records: rows.len() as u64, appended_ms, dead_letters: letters.len() }
+        Verdict { changes: accepted.len() as u64, records: rows.len() as u64, appended_ms }
+    }
+
+    /// The first message that is not in Postgres as it is at the vendor, however long one waits.
+    async fn differs(&self, expected: &Rows) -> Option<(String, String)> {
+        let began = Instant::now();
+        loop {
+            let stored = in_the_copy(&self.pool).await;
+            let differs = |key: &&(String, String)| stored.get(*key) != expected.get(*key);
+            let different = expected.keys().chain(stored.keys()).find(differs);
+            if different.is_none() || began.elapsed() > PATIENCE {
+                return different.cloned();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Whether every record of the log lies below its partition's progress.

@@ -67,11 +67,16 @@ pub async fn dead_letters(pool: &PgPool) -> Vec<String> {
 }
 
 /// Every reader's screen comes to show its chat as it should be (the first reader the first chat, and so on round),
-/// and none ever went backwards.
+/// and none ever went backwards. The chats were empty when they began to watch.
 ///
 /// # Panics
 /// If one does not, or did.
 pub async fn screens_are(expected: &Rows, chats: &[String], readers: &[Reader]) {
+    for (number, reader) in readers.iter().enumerate().filter(|(_, reader)| reader.screen().loads == 1) {
+        // It watched from the beginning and was never told to load again: whatever it has not was not pushed.
+        let chat = &chats[number % chats.len()];
+        eventually!(on_screen(reader, chat) == of(expected, chat), "everything was pushed to reader {number}");
+    }
     join_all(readers.iter().map(Reader::scroll_to_the_beginning)).await;
     for (number, reader) in readers.iter().enumerate() {
         let chat = &chats[number % chats.len()];

@@ -22,6 +22,8 @@ pub struct Pipeline {
     pub synchronizer_address: String,
     pub writer_address: String,
     pub database_url: Secret,
+    /// What the processes are told instead of it.
+    told_database: Secret,
     pub topic_suffix: String,
     pub kafka: String,
     pub folder: TempDir,
@@ -91,6 +93,7 @@ impl Pipeline {
             synchronizer_address,
             writer_address,
             database_url,
+            told_database: reached,
             topic_suffix,
             kafka,
             folder,
@@ -109,7 +112,7 @@ impl Pipeline {
         let listen = ("CHAT_SYNC_SYNCHRONIZER_LISTEN", address);
         let mut variables = shared_variables(&self.kafka, &self.topic_suffix, listen);
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{}", self.vendor_address)));
-        variables.push(("DATABASE_URL", self.database_url.expose().to_owned()));
+        variables.push(("DATABASE_URL", self.told_database.expose().to_owned()));
         variables.extend(further);
         Process::start("synchronizer", self.folder.path(), &variables)
     }
@@ -118,7 +121,7 @@ impl Pipeline {
     pub fn another_writer(&self, address: &str, further: Vec<(&'static str, String)>) -> Process {
         let mut variables = shared_variables(&self.kafka, &self.topic_suffix, ("CHAT_SYNC_WRITER_LISTEN", address));
         variables.push(("CHAT_SYNC_WRITER_GROUP", format!("writer{}", self.topic_suffix)));
-        variables.push(("DATABASE_URL", self.database_url.expose().to_owned()));
+        variables.push(("DATABASE_URL", self.told_database.expose().to_owned()));
         variables.extend(further);
         Process::start("writer", self.folder.path(), &variables)
     }

@@ -20,15 +20,15 @@ pub enum StoreError {
 
 impl From<Sqlx> for StoreError {
     /// By SQLSTATE class (PostgreSQL's documentation, appendix A): 22 is a data exception, 23 an integrity
-    /// violation, 54 an exceeded limit of the program; 53 are exhausted resources, such as a full disk; all else may
-    /// pass.
+    /// violation, 54 an exceeded limit of the program; 53 are exhausted resources, such as a full disk, and 57014 is a
+    /// statement that took longer than it may; all else may pass.
     fn from(error: Sqlx) -> Self {
         let text = chain(&error);
         let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         match (&error, code.as_deref()) {
             (Sqlx::Encode(_), _) => Self::Data(text),
             (_, Some(code)) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Data(text),
-            (_, Some(code)) if code.starts_with("53") => Self::Saturated(text),
+            (_, Some(code)) if code.starts_with("53") || code == "57014" => Self::Saturated(text),
             _ => Self::Transient(text),
         }
     }

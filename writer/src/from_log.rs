@@ -205,8 +205,18 @@ impl FromLog {
                 Ok(false) => return Err(LostPlace),
                 // What is too much may pass, however little it is: a full disk refuses one record too.
                 Err(StoreError::Data(why)) if part.len() == 1 && part[0].1.is_row() => {
-                    part[0].1 = Fate::DeadLetter(dead_letter(&part[0].0, "refused_by_store", why));
-                    waiting.push(part);
+                    let letter = Fate::DeadLetter(dead_letter(&part[0].0, "refused_by_store", why));
+                    let row = std::mem::replace(&mut part[0].1, letter);
+                    match self.store(&part).await {
+                        Ok(true) => {}
+                        Ok(false) => return Err(LostPlace),
+                        // Not even the letter: then it may not be the row's fault.
+                        Err(error) => {
+                            part[0].1 = row;
+                            waiting.push(part);
+                            self.wait_for_store(&error, &mut waits).await;
+                        }
+                    }
                 }
                 Err(StoreError::Data(_) | StoreError::Saturated(_)) if part.len() > 1 => {
                     let second = part.split_off(part.len() / 2);
@@ -230,7 +240,7 @@ impl FromLog {
         fail_point("writer.collapsed");
         let started = std::time::Instant::now();
         let applied = tokio::time::timeout(TRANSACTION, self.store.apply(&batch)).await;
-        match applied.unwrap_or_else(|_| Err(StoreError::Transient(format!("no answer within {TRANSACTION:?}"))))? {
+        match applied.unwrap_or_else(|_| Err(StoreError::Saturated(format!("no answer within {TRANSACTION:?}"))))? {
             Applied::Missed => Ok(false),
             Applied::Whole { newer } => {
                 self.store_check.ready("answers");
@@ -257,9 +267,10 @@ impl FromLog {
     async fn progress(&self) -> BTreeMap<TopicPartition, Progress> {
         let mut waits = retry::reconnecting();
         loop {
-            match self.store.progress().await {
-                Ok(progress) => return progress,
-                Err(error) => self.wait_for_store(&error, &mut waits).await,
+            match tokio::time::timeout(TRANSACTION, self.store.progress()).await {
+                Ok(Ok(progress)) => return progress,
+                Ok(Err(error)) => self.wait_for_store(&error, &mut waits).await,
+                Err(_) => self.wait_for_store(&silent(), &mut waits).await,
             }
         }
     }
@@ -267,8 +278,12 @@ impl FromLog {
     /// Asks for it as long as it takes: nothing else would bring what is missing.
     async fn ask_reconcile(&self, reason: &str) {
         let mut waits = retry::reconnecting();
-        while let Err(error) = self.store.ask_reconcile(reason, true).await {
-            self.wait_for_store(&error, &mut waits).await;
+        loop {
+            match tokio::time::timeout(TRANSACTION, self.store.ask_reconcile(reason, true)).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => self.wait_for_store(&error, &mut waits).await,
+                Err(_) => self.wait_for_store(&silent(), &mut waits).await,
+            }
         }
     }
 
@@ -293,6 +308,10 @@ impl FromLog {
         self.store_check.waiting(error.to_string());
         tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
     }
+}
+
+fn silent() -> StoreError {
+    StoreError::Transient(format!("no answer within {TRANSACTION:?}"))
 }
 
 /// Where a record stands.

@@ -31,10 +31,10 @@ enum Task {
     },
     /// Start the real servers, run all tests (or those whose name contains NAME), stop the servers.
     /// `test deployment` applies `deployment/` to a Kubernetes node instead; `test faults` kills, freezes, cuts off and
-    /// fills up whatever can be, and prints a table of what came of it.
+    /// fills up whatever can be, and makes docs/faults.md of what came of it.
     Test {
         name: Option<String>,
-        /// The faults' long runs too (half an hour); writes docs/faults.md.
+        /// The faults' long runs too (three quarters of an hour).
         #[arg(long)]
         long: bool,
     },

@@ -41,7 +41,9 @@ pub fn run(name: Option<&str>, long: bool) -> anyhow::Result<()> {
     let outcome = run_tests(name, long, &world, &skipped);
     report(&world, &skipped, started);
     drop(world);
-    outcome.and(faults::report(long))
+    let whole = outcome.is_ok() && name == Some("faults");
+    faults::report(whole, long)?;
+    outcome
 }
 
 /// One build for all: the processes that the tests start, and the tests themselves.

@@ -140,14 +140,15 @@ impl Lease {
         if !self.role.borrow().leads() {
             return;
         }
-        let standby = Role::Standby { holder: None };
-        let before = self.role.send_replace(standby.clone());
-        self.tell(&before, &standby, "stopped", "");
         match tokio::time::timeout(self.settings.call, self.release()).await {
             Ok(Ok(())) => tracing::info!("the lease is let go"),
             Ok(Err(error)) => tracing::warn!(%error, "could not let the lease go; it ends by itself"),
             Err(_) => tracing::warn!("could not let the lease go in time; it ends by itself"),
         }
+        // Last: until then the leader, which was told to stop too, makes its last claim.
+        let standby = Role::Standby { holder: None };
+        let before = self.role.send_replace(standby.clone());
+        self.tell(&before, &standby, "stopped", "");
     }
 
     /// Lets the lease end now, if it still is this candidate's. The crate's own `step_down` leaves it held by nobody

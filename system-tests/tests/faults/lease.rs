@@ -83,5 +83,5 @@ async fn l2_two_candidates_see_one_expired_lease() {
     }
     let (count, longest) =
         (both.iter().filter(|both| !both.is_zero()).count(), both.iter().max().copied().unwrap_or_default());
-    row.came_to(&format!("both believed in {count} of {}, {} ms at most", both.len(), longest.as_millis()));
+    row.came_to(true, &format!("both believed in {count} of {}, {} ms at most", both.len(), longest.as_millis()));
 }

@@ -113,7 +113,7 @@ async fn w4_a_thousand_poisoned_records_among_ten_thousand_good_ones() {
         assert_eq!(letters, if poisoned { expected.clone() } else { BTreeMap::new() });
         took.push(seconds);
     }
-    row.came_to(&format!(
+    row.came_to(took[0] / took[1] >= 0.8, &format!(
         "{:.0} good records a second, the writer's start included; {:.2} of a clean run's; {POISON} dead letters of {} reasons",
         GOOD as f64 / took[1],
         took[0] / took[1],

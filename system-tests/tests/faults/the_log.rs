@@ -15,7 +15,7 @@ use system_tests::tool::verifies;
 
 use crate::servers::copy_of;
 use crate::table::Row;
-use crate::trial::{Setup, Trial};
+use crate::trial::{Setup, Trial, now_ms};
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
@@ -26,7 +26,7 @@ fn options() -> AdminOptions {
 }
 
 /// A reconcile ran by itself and found everything; what the checker reads in the log is gone with it.
-async fn is_whole_again(mut trial: Trial, row: Row) {
+async fn is_whole_again(mut trial: Trial, fault_at: f64, row: Row) {
     let vendor = trial.vendor();
     let changes = trial.stop_writing().await;
     let pool = copy_of(&trial.pipeline).await;
@@ -37,11 +37,12 @@ async fn is_whole_again(mut trial: Trial, row: Row) {
         sqlx::query_scalar("SELECT count(*) FROM reconcile_requests").fetch_one(&pool).await.expect("requests");
     assert!(asked > 0, "a reconcile is asked for");
     eventually!(
-        metrics::value(&address, "chat_sync_drift_messages").await == Some(0.0),
-        "a round after that finds nothing"
+        metrics::value(&address, "chat_sync_verified_through").await.is_some_and(|through| through > fault_at)
+            && metrics::value(&address, "chat_sync_drift_messages").await == Some(0.0),
+        "a round that began after the fault finds nothing"
     );
     verifies(&trial.pipeline).await;
-    row.came_to(&format!("{changes} changes, all there; reconciles asked for: {asked}; drift 0"));
+    row.came_to(true, &format!("{changes} changes, all there; reconciles asked for: {asked}; drift 0"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,11 +60,12 @@ async fn w1_the_topic_is_deleted_and_made_again() {
     trial.pipeline.synchronizer.kill();
     let deleted = admin(&kafka).delete_topics(&[&topic], &options()).await.expect("the broker answers");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    let fault_at = now_ms() as f64 / 1000.0;
     trial.for_a(Duration::from_secs(2)).await;
     trial.pipeline.synchronizer.start_again();
     trial.pipeline.ready().await;
     trial.goes_on().await;
-    is_whole_again(trial, row).await;
+    is_whole_again(trial, fault_at, row).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,8 +86,9 @@ async fn w1_retention_cuts_the_log_below_what_was_stored() {
         cut.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
     }
     admin(&kafka).delete_records(&cut, &options()).await.expect("the log is cut");
+    let fault_at = now_ms() as f64 / 1000.0;
     trial.pipeline.writer.start_again();
     trial.pipeline.ready().await;
     trial.goes_on().await;
-    is_whole_again(trial, row).await;
+    is_whole_again(trial, fault_at, row).await;
 }

@@ -169,6 +169,11 @@ impl Trial {
         std::iter::once(first).chain(others).collect()
     }
 
+    /// The nth writer; the first is the pipeline's own.
+    pub fn writer(&mut self, number: usize) -> &mut Process {
+        if number == 0 { &mut self.pipeline.writer } else { &mut self.writers[number - 1].process }
+    }
+
     /// Which of them leads, by what it says itself.
     pub async fn leader(&mut self) -> usize {
         let addresses: Vec<String> = self.synchronizers().into_iter().map(|(_, address)| address).collect();

@@ -23,6 +23,8 @@ pub fn fail_point(name: &str) {
     let Some((chosen, passes, signal)) = &*CHOSEN else { return };
     if chosen == name && PASSED.fetch_add(1, Ordering::Relaxed) == *passes {
         let sent = Command::new("kill").args([&format!("-{signal}"), &std::process::id().to_string()]).status();
+        // A signal takes a moment to be felt; nothing more may be done here until then.
+        std::thread::sleep(std::time::Duration::from_millis(200));
         tracing::warn!(name, signal, ?sent, "fail point");
     }
 }

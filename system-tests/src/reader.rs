@@ -23,6 +23,19 @@ pub struct Heard {
     pub version: Version,
 }
 
+impl Heard {
+    /// Of which message.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.chat, self.message)
+    }
+}
+
+impl std::fmt::Display for Heard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {} {}", self.at, self.frame, self.name(), self.version)
+    }
+}
+
 /// What a reader knows.
 #[derive(Debug, Default, Clone)]
 pub struct Screen {

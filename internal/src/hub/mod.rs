@@ -65,10 +65,19 @@ struct KnownChat {
     deleted: bool,
 }
 
+/// An update that waits for its subscription's load.
+#[derive(Debug)]
+struct Kept {
+    about: Arc<About>,
+    frame: Utf8Bytes,
+    message: String,
+    version: Version,
+}
+
 /// How far a subscription is.
 enum Subscription {
     /// Updates are kept until the load is sent.
-    Loading(Vec<(Arc<About>, Utf8Bytes)>),
+    Loading(Vec<Kept>),
     Live,
 }
 
@@ -275,7 +284,12 @@ impl Hub {
         for (connection, subscription) in rooms.get_mut(chat).into_iter().flatten() {
             deliveries += 1;
             match subscription {
-                Subscription::Loading(kept) => kept.push((about.clone(), frame.clone())),
+                Subscription::Loading(kept) => kept.push(Kept {
+                    about: about.clone(),
+                    frame: frame.clone(),
+                    message: update.row.id.clone(),
+                    version: update.row.version.clone(),
+                }),
                 Subscription::Live => {
                     if let Some(outbox) = connections.get(connection) {
                         outbox.push(about.clone(), frame.clone());
@@ -374,7 +388,11 @@ impl Hub {
         let load =
             ServerFrame::Load { chat, messages: &plan.window, outside: &plan.outside, more: plan.more, resume, behind };
         outbox.push(Arc::new(About::Load { chat: chat.to_owned() }), load.encode());
-        for (about, frame) in kept {
+        let rows = plan.window.iter().chain(&plan.outside);
+        let loaded: HashMap<&str, &Version> = rows.map(|row| (row.id.as_str(), &row.version)).collect();
+        // The load may have more than was pushed when they were kept.
+        let is_news = |kept: &Kept| loaded.get(kept.message.as_str()).is_none_or(|loaded| **loaded < kept.version);
+        for Kept { about, frame, .. } in kept.into_iter().filter(is_news) {
             outbox.push(about, frame);
         }
         if behind { Loaded::Behind } else { Loaded::Complete }
@@ -393,6 +411,7 @@ impl Hub {
             let from = token.positions.get(&*at.topic).map_or(0, |position| position.offset);
             missed.extend(ring.rows(chat, from));
         }
+        keep_newest(&mut missed);
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end())));
         let resume = self.encode_token(chat, state.partition_of(chat), ends.collect());
         for (number, row) in missed.iter().enumerate() {
@@ -446,6 +465,16 @@ impl State {
         chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         chats
     }
+}
+
+/// Of several versions of a message only the newest, once: whoever resumes may have seen it before.
+fn keep_newest(rows: &mut Vec<&ShownMessage>) {
+    let mut newest: HashMap<&str, &Version> = HashMap::new();
+    for row in rows.iter() {
+        let known = newest.entry(&row.id).or_insert(&row.version);
+        *known = (*known).max(&row.version);
+    }
+    rows.retain(|row| newest.get(row.id.as_str()) == Some(&&row.version) && newest.remove(row.id.as_str()).is_some());
 }
 
 fn position(ring: &Ring, offset: u64) -> Position {

@@ -102,13 +102,27 @@ fn v2_an_update_between_subscribe_and_load_comes_after_the_load() {
     let (first, second) = (row("c", "m", &version(1)), row("c", "n", &version(2)));
     world.arrive(&first);
     world.hub.begin_load(world.browser, "c");
-    let snapshot = world.snapshot(&[&first], 1);
     world.arrive(&second);
     assert!(world.sent().is_empty(), "nothing before the load");
+    // The store has both; the second one lies outside of the load's window.
+    let snapshot = world.snapshot(&[&first], 2);
     world.hub.finish_load(world.browser, "c", snapshot);
     let kinds: Vec<_> = world.sent().into_iter().map(|(kind, versions, _)| (kind, versions)).collect();
-    assert_eq!(kinds[0], ("load".into(), versions(&[&first, &second])));
+    assert_eq!(kinds[0], ("load".into(), versions(&[&first])));
     assert_eq!(kinds[1], ("update".into(), versions(&[&second])));
+}
+
+#[test]
+fn v3_what_was_kept_for_a_load_is_not_sent_after_something_newer() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.arrive(&row("c", "m", &version(1)));
+    // In the ring, and not pushed yet: the load has it.
+    world.append(&row("c", "m", &version(2)));
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    let sent = world.sent();
+    assert_eq!(sent.len(), 1, "the load alone");
+    assert_eq!(sent[0].1, [version(2).to_string()]);
 }
 
 #[test]
@@ -198,6 +212,8 @@ fn v4_a_resume_brings_exactly_what_was_missed() {
     let token = world.sent().pop().unwrap().2.unwrap();
     world.hub.unsubscribe(world.browser, "c");
     let missed = [row("c", "m", &version(2)), row("c", "n", &version(3))];
+    // What was edited again since is worth nothing.
+    world.arrive(&row("c", "n", &version(2)));
     missed.iter().for_each(|row| world.arrive(row));
     world.arrive(&row("other", "m", &version(4)));
     assert!(world.sent().is_empty());

@@ -96,14 +96,17 @@ impl Inspected for Subject {
 }
 
 #[tokio::test]
-async fn what_postgres_refuses_is_called_data_and_what_is_away_transient() {
+async fn what_postgres_refuses_is_called_data_what_is_too_much_saturated_and_what_is_away_transient() {
     let Some(url) = postgres_database().await else { return };
     let pool = platform::postgres::pool(&url, 1, true).unwrap();
     let refused = sqlx::query("SELECT 'a' || chr(0)").execute(&pool).await.unwrap_err();
     // chr(0) is a program limit; text with U+0000 that comes as a parameter is a data exception.
-    assert!(matches!(StoreError::from(refused), StoreError::Saturated(_)));
+    assert!(matches!(StoreError::from(refused), StoreError::Data(_)));
     let refused = sqlx::query("SELECT $1::text").bind("a\0b").execute(&pool).await.unwrap_err();
     assert!(matches!(StoreError::from(refused), StoreError::Data(_)));
+    sqlx::query("SET statement_timeout = 20").execute(&pool).await.unwrap();
+    let slow = sqlx::query("SELECT pg_sleep(10)").execute(&pool).await.unwrap_err();
+    assert!(matches!(StoreError::from(slow), StoreError::Saturated(_)));
     let nowhere =
         platform::postgres::pool(&platform::config::Secret::new("postgres://u@127.0.0.1:1/d"), 1, true).unwrap();
     let away = Postgres::new(nowhere).progress().await.unwrap_err();

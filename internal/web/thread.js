@@ -24,6 +24,8 @@ export class Thread {
       list.addEventListener(move, () => { this.target = null; this.held = null; }, { passive: true });
     }
     document.addEventListener("visibilitychange", () => this.scrolled());
+    // Lines break anew when a window is resized or a phone turned: whoever was at the end stays there.
+    new ResizeObserver(() => { if (this.started && this.wasAtEnd) this.toEnd(); }).observe(list);
     this.open(null, null);
   }
 
@@ -267,6 +269,7 @@ export class Thread {
 
   scrolled() {
     if (!this.copy || !this.started) return;
+    this.wasAtEnd = this.atEnd && !this.target && !this.held;
     const { scrollTop, scrollHeight, clientHeight } = this.list;
     if (scrollTop < NEAR) this.up();
     if (this.end !== Infinity && scrollHeight - scrollTop - clientHeight < NEAR) this.down();

@@ -133,7 +133,12 @@ async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
         };
     }
     let (code, message) = problem(&body);
-    let why = format!("{status}: {message}");
+    // A page is for people with a browser; it says what the status says.
+    let why = if message.is_empty() || message.starts_with('<') {
+        status.to_string()
+    } else {
+        format!("{status}: {message}")
+    };
     match status {
         StatusCode::TOO_MANY_REQUESTS => Outcome::RateLimited { scope: scope.unwrap_or(code), retry_after },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Unauthorized(why),

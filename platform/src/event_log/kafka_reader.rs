@@ -1,8 +1,11 @@
 //! A Kafka consumer on a thread of its own, because librdkafka blocks.
 //!
 //! The thread polls and does what it is told; the async side decides. A partition delivers nothing
-//! until it was started: the thread keeps it paused, and whatever is still under way from an earlier
-//! position is dropped on the async side by counting the starts of each partition.
+//! until it was started: librdkafka is assigned the started ones only, and whatever is still under way from an
+//! earlier position is dropped on the async side by counting the starts of each partition.
+//!
+//! Nothing is ever paused or sought: librdkafka drops a resume that meets an assignment which is still being made
+//! (decision 2), and the partition would stay silent for ever. Assigning is the one way, and the last one counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
@@ -27,9 +30,9 @@ const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
 /// How many batches may wait for the async side; then nothing is polled.
 const WAITING: usize = 4;
-/// How long nothing is polled. Then the partitions are paused and polling goes on: a member that does not poll is
-/// thrown out of its group. Not at once: librdkafka forgets what it has fetched of a partition that is paused, and
-/// fetching it again and again cost the writer two thirds of its rows.
+/// How long nothing is polled. Then the partitions are put away and polling goes on: a member that does not poll is
+/// thrown out of its group. Not at once: librdkafka forgets what it has fetched of them, and fetching it again and
+/// again cost the writer two thirds of its rows.
 const UNPOLLED: Duration = Duration::from_secs(5);
 /// How often it is looked whether there is room again.
 const ROOM: Duration = Duration::from_millis(1);
@@ -60,11 +63,10 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    /// Accepts or gives up partitions. They start paused; where to begin is asked outside of this callback.
+    /// Accepts or gives up partitions. None is read yet: where to begin is asked outside of this callback.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let event = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            let paused = list.set_all_offsets(Offset::Beginning).and_then(|()| consumer.assign(list));
-            if let Err(error) = paused.and_then(|()| consumer.pause(list)) {
+            if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::warn!(%error, "cannot take the assigned partitions");
             }
             Event::Assigned(names(list))
@@ -204,7 +206,7 @@ struct Thread {
     outbox: VecDeque<Told>,
     /// Since when there is no room for more.
     full: Option<Instant>,
-    /// Whether all partitions are paused because the async side is slow.
+    /// Whether no partition is read because the async side is slow.
     held: bool,
 }
 
@@ -275,7 +277,7 @@ impl Thread {
         }
     }
 
-    /// Hands over what there is room for; pauses the partitions while there is none.
+    /// Hands over what there is room for; puts the partitions away while there is none for long.
     fn hand_over(&mut self) -> Result<(), Gone> {
         while let Some(told) = self.outbox.pop_front() {
             match self.tell.try_send(told) {
@@ -290,22 +292,10 @@ impl Thread {
         self.full = if self.outbox.is_empty() { None } else { self.full.or_else(|| Some(Instant::now())) };
         let hold = self.full.is_some_and(|since| since.elapsed() >= UNPOLLED);
         if hold != self.held {
-            let started = self.list_of_started();
-            let done = if hold { self.consumer.pause(&started) } else { self.consumer.resume(&started) };
-            if let Err(error) = done {
-                tracing::warn!(%error, hold, "cannot pause or resume");
-            }
             self.held = hold;
+            self.assign();
         }
         Ok(())
-    }
-
-    fn list_of_started(&self) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for at in self.started.keys() {
-            list.add_partition(&at.topic, id(at));
-        }
-        list
     }
 
     /// Waits for the first record, then takes what is there.
@@ -382,25 +372,14 @@ impl Thread {
         ours
     }
 
-    /// Assigns everything anew, each partition at the position that is delivered next. A seek would do for most
-    /// cases, but librdkafka refuses it in a partition whose position was out of range, and for a moment after
-    /// an assignment.
+    /// Assigns the started partitions anew, each at the position that is delivered next.
     fn assign(&self) {
-        let (mut all, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for at in self.assigned.iter().filter(|at| !self.started.contains_key(*at)) {
-            let _ = all.add_partition_offset(&at.topic, id(at), Offset::Beginning);
-            paused.add_partition(&at.topic, id(at));
+        let mut list = TopicPartitionList::new();
+        for (at, offset) in self.started.iter().filter(|_| !self.held) {
+            // A name from librdkafka itself, a number that fits: it cannot fail.
+            let _ = list.add_partition_offset(&at.topic, id(at), kafka_offset(*offset));
         }
-        for (at, offset) in &self.started {
-            let _ = all.add_partition_offset(&at.topic, id(at), kafka_offset(*offset));
-            if self.held {
-                paused.add_partition(&at.topic, id(at));
-            }
-        }
-        let done = self.consumer.assign(&all).and_then(|()| self.consumer.pause(&paused));
-        // Resumed explicitly: librdkafka remembers that they were paused when they were assigned by the group.
-        let done = done.and_then(|()| if self.held { Ok(()) } else { self.consumer.resume(&self.list_of_started()) });
-        if let Err(error) = done {
+        if let Err(error) = self.consumer.assign(&list) {
             tracing::warn!(%error, "cannot assign partitions");
         }
     }

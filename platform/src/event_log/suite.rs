@@ -16,6 +16,7 @@ macro_rules! event_log_suite {
             what_is_appended_is_read_back_whole_and_in_order,
             nothing_is_delivered_before_start,
             a_start_goes_to_the_offset_and_drops_what_was_under_way,
+            however_often_a_group_is_opened_no_partition_stays_silent,
             a_reader_waits_for_what_is_appended_later,
             every_reader_of_all_gets_everything,
             a_group_shares_the_partitions_and_hands_over,
@@ -160,6 +161,19 @@ pub async fn a_start_goes_to_the_offset_and_drops_what_was_under_way(log: Log) {
         reader.start(vec![(partitions[0].clone(), 7)]).await.unwrap();
         let again = values(&mut reader, 93).await.remove(&partitions[0]).unwrap();
         assert_eq!(again.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), (7..100).collect::<Vec<_>>());
+    }
+}
+
+/// A start may meet an assignment that is still being made.
+pub async fn however_often_a_group_is_opened_no_partition_stays_silent(log: Log) {
+    const PARTITIONS: u32 = 60;
+    let name = topic(&log, PARTITIONS).await;
+    log.append((0..PARTITIONS).map(|partition| record(&name, partition, "a")).collect()).await.unwrap();
+    for _ in 0..20 {
+        let mut reader = open(&log, &name, Sharing::Group).await;
+        let partitions = assigned(&mut reader, PARTITIONS as usize).await;
+        start_all(&mut reader, partitions).await;
+        assert_eq!(values(&mut reader, PARTITIONS as usize).await.len(), PARTITIONS as usize);
     }
 }
 

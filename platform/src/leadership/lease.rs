@@ -1,17 +1,21 @@
-//! Leadership by a Kubernetes Lease, through `kube-leader-election`, with what that crate leaves open:
+//! Leadership by a Kubernetes Lease, made and renewed through `kube-leader-election`, with what that crate leaves open:
 //!
-//! - it may report "acquired" to two candidates that saw one expired lease, or with a lease that names the
-//!   rival: only a returned `holderIdentity` that is ours counts;
+//! - two candidates that see one ended lease both acquire it there: here a lease is taken over by a patch that carries
+//!   the `resourceVersion` of the lease that was looked at, so one of them is refused;
+//! - it judges a lease by two machines' wall clocks: here a lease has ended when it did not change for its duration on
+//!   this process's monotonic clock, as in client-go;
+//! - a renewal may come back with a lease that names the rival: only a returned `holderIdentity` that is ours counts;
 //! - nothing demotes a leader whose renewals fail: a deadline on the monotonic clock does;
 //! - a lease that is let go stays held by nobody for a second: it is ended here instead.
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination;
+use chrono::{SecondsFormat, Utc};
+use k8s_openapi::api::coordination::v1::Lease as Held;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Leadership, Role, UNCONFIRMED, pause};
@@ -41,8 +45,15 @@ pub struct Lease {
     settings: LeaseSettings,
     identity: String,
     lock: LeaseLock,
-    leases: Api<coordination::v1::Lease>,
+    leases: Api<Held>,
     role: watch::Sender<Role>,
+    observed: Option<Observed>,
+}
+
+/// A rival's lease as it was when it was first seen so.
+struct Observed {
+    version: Option<String>,
+    at: Instant,
 }
 
 /// What an attempt at the lease came to.
@@ -74,7 +85,7 @@ impl Lease {
         let leases = Api::namespaced(client.clone(), &settings.namespace);
         let lock = LeaseLock::new(client, &settings.namespace, params);
         let (role, receiver) = watch::channel(Role::Standby { holder: None });
-        (Self { settings, identity, lock, leases, role }, Leadership::from_watch(receiver))
+        (Self { settings, identity, lock, leases, role, observed: None }, Leadership::from_watch(receiver))
     }
 
     /// This candidate's `holderIdentity`.
@@ -86,7 +97,7 @@ impl Lease {
     ///
     /// # Errors
     /// None yet; an API that is away is waited for.
-    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: Stop) -> anyhow::Result<()> {
         let mut renewed = Instant::now();
         loop {
             let asked = Instant::now();
@@ -106,15 +117,64 @@ impl Lease {
         Ok(())
     }
 
-    async fn attempt(&self) -> Attempt {
-        match tokio::time::timeout(self.settings.call, self.lock.try_acquire_or_renew()).await {
-            Ok(Ok(LeaseLockResult::Acquired(lease) | LeaseLockResult::NotAcquired(lease))) => {
-                let holder = lease.spec.and_then(|spec| spec.holder_identity);
-                if holder.as_deref() == Some(&self.identity) { Attempt::Held } else { Attempt::HeldBy(holder) }
-            }
+    async fn attempt(&mut self) -> Attempt {
+        let attempt = match tokio::time::timeout(self.settings.call, self.try_once()).await {
+            Ok(Ok(attempt)) => attempt,
             Ok(Err(error)) => Attempt::Unknown(error.to_string()),
             Err(_) => Attempt::Unknown(format!("no answer within {:?}", self.settings.call)),
+        };
+        if matches!(attempt, Attempt::Unknown(_)) {
+            // Whoever holds it could not renew it either.
+            self.observed = None;
         }
+        attempt
+    }
+
+    async fn try_once(&mut self) -> Result<Attempt, kube_leader_election::Error> {
+        let Some(lease) = self.leases.get_opt(&self.settings.name).await? else { return self.renew().await };
+        let holder = holder(&lease);
+        if holder == Some(&self.identity) {
+            return self.renew().await;
+        }
+        if holder.is_none() || self.unchanged_for(&lease) > duration(&lease).unwrap_or(self.settings.ttl) {
+            return Ok(self.take_over(&lease).await?);
+        }
+        Ok(Attempt::HeldBy(holder.map(str::to_owned)))
+    }
+
+    /// Renews the lease, or makes it, which the API lets one of several candidates do.
+    async fn renew(&self) -> Result<Attempt, kube_leader_election::Error> {
+        let (LeaseLockResult::Acquired(lease) | LeaseLockResult::NotAcquired(lease)) =
+            self.lock.try_acquire_or_renew().await?;
+        Ok(self.whose(&lease))
+    }
+
+    /// How long a rival's lease is known to be as it is: nobody has renewed it since.
+    fn unchanged_for(&mut self, lease: &Held) -> Duration {
+        let version = &lease.metadata.resource_version;
+        let observed = self.observed.take().filter(|observed| observed.version == *version);
+        let observed = observed.unwrap_or_else(|| Observed { version: version.clone(), at: Instant::now() });
+        self.observed.insert(observed).at.elapsed()
+    }
+
+    async fn take_over(&self, lease: &Held) -> Result<Attempt, kube::Error> {
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        let taken = json!({
+            "holderIdentity": self.identity, "leaseDurationSeconds": self.settings.ttl.as_secs(),
+            "acquireTime": now, "renewTime": now, "leaseTransitions": transitions.saturating_add(1),
+        });
+        match self.patch(lease, &taken).await {
+            Ok(lease) => Ok(self.whose(&lease)),
+            // The rival was faster.
+            Err(kube::Error::Api(refusal)) if refusal.is_conflict() => Ok(Attempt::HeldBy(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn whose(&self, lease: &Held) -> Attempt {
+        let holder = holder(lease);
+        if holder == Some(&self.identity) { Attempt::Held } else { Attempt::HeldBy(holder.map(str::to_owned)) }
     }
 
     fn take(&self, role: Role, attempt: &Attempt) {
@@ -155,17 +215,29 @@ impl Lease {
     /// for another second.
     async fn release(&self) -> Result<(), kube::Error> {
         let lease = self.leases.get(&self.settings.name).await?;
-        if lease.spec.and_then(|spec| spec.holder_identity).as_deref() != Some(&self.identity) {
-            return Ok(());
+        if holder(&lease) == Some(&self.identity) {
+            let let_go =
+                json!({ "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": "1970-01-01T00:00:00.000000Z" });
+            self.patch(&lease, &let_go).await?;
         }
-        let released = json!({
-            // Of the lease that was looked at: refused if a rival took it meanwhile.
-            "metadata": { "resourceVersion": lease.metadata.resource_version },
-            "spec": { "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": "1970-01-01T00:00:00.000000Z" },
-        });
-        self.leases.patch(&self.settings.name, &PatchParams::default(), &Patch::Merge(released)).await?;
         Ok(())
     }
+
+    /// Changes the lease that was looked at; refused as a conflict if somebody has changed it meanwhile.
+    async fn patch(&self, lease: &Held, spec: &Value) -> Result<Held, kube::Error> {
+        let patch = json!({ "metadata": { "resourceVersion": lease.metadata.resource_version }, "spec": spec });
+        self.leases.patch(&self.settings.name, &PatchParams::default(), &Patch::Merge(patch)).await
+    }
+}
+
+/// Who holds it, unless it was let go.
+fn holder(lease: &Held) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+fn duration(lease: &Held) -> Option<Duration> {
+    let seconds = lease.spec.as_ref()?.lease_duration_seconds?;
+    u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
 /// The role after an attempt, `silence` being the time since the last good renewal.

@@ -101,3 +101,32 @@ async fn a_lease_that_names_another_ends_leadership() {
     let lease = leases.get(&name).await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("usurper"), "what is not ours is not let go");
 }
+
+/// Not by the times that the rival writes: its clock may be wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rival_keeps_its_lease_as_long_as_it_renews_it() {
+    let Some(client) = client().await else { return };
+    let name = name();
+    let leases: Leases = Api::namespaced(client.clone(), "default");
+    let rivals = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": name },
+        "spec": { "holderIdentity": "rival", "leaseDurationSeconds": 1, "leaseTransitions": 0 },
+    }));
+    leases.create(&Default::default(), &rivals.unwrap()).await.unwrap();
+    let mut candidate = candidate(&client, &name, "pod-a");
+    let renewals = async {
+        // For three times its duration.
+        for second in 10..40 {
+            let renewed = serde_json::json!({ "spec": { "renewTime": format!("2020-01-01T00:00:{second}.000000Z") } });
+            leases.patch(&name, &PatchParams::default(), &Patch::Merge(&renewed)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = candidate.leadership.elected() => panic!("it took a lease that is renewed"),
+        () = renewals => {}
+    }
+    candidate.leadership.elected().await;
+    let lease = leases.get(&name).await.unwrap().spec.unwrap();
+    assert_eq!((lease.holder_identity, lease.lease_transitions), (Some(candidate.identity.clone()), Some(1)));
+}

@@ -285,7 +285,10 @@ fn wrong_clock_library(folder: &Path) -> Option<String> {
     compiled.is_ok_and(|status| status.success()).then(|| library.display().to_string())
 }
 
-/// One candidate's clock is wrong. Whose lease has ended is judged by each candidate's own clock.
+const NO_MATTER: &str = "it makes nobody lead, nor lead no more";
+
+/// One candidate's clock is wrong. That must not matter: a lease has ended when nobody has renewed it for its duration on
+/// a candidate's monotonic clock.
 async fn wrong_clock(offset: &str, row: Row) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
@@ -299,25 +302,25 @@ async fn wrong_clock(offset: &str, row: Row) {
     trial.for_a(Duration::from_secs(15)).await;
     let roles = trial.sum(&addresses, changes).await;
     let leader = trial.leader().await;
+    assert_eq!(leader, 0, "nobody has taken the first one's lease");
     trial.synchronizers()[leader].0.kill();
     trial.leader().await;
     trial.goes_on().await;
     let verdict = trial.end(&[]).await;
-    row.came_to(true, &format!(
-        "{roles:.0} changes of role since the first one led, in 15 s and more; then a leader killed; {:.3} records a change",
+    row.came_to(roles <= 1.0, &format!(
+        "changes of role in 15 s and more: {roles:.0}, the first election; then a leader killed; {:.3} records a change",
         verdict.records_a_change()
     ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_one_candidates_clock_is_ahead() {
-    let row = Row { number: "07a", fault: "one candidate's clock 20 s ahead", promise: "L2, R3", expected: "reported" };
+    let row = Row { number: "07a", fault: "one candidate's clock 20 s ahead", promise: "L2, R3", expected: NO_MATTER };
     wrong_clock("20", row).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_one_candidates_clock_is_behind() {
-    let row =
-        Row { number: "07b", fault: "one candidate's clock 20 s behind", promise: "L2, R3", expected: "reported" };
+    let row = Row { number: "07b", fault: "one candidate's clock 20 s behind", promise: "L2, R3", expected: NO_MATTER };
     wrong_clock("-20", row).await;
 }

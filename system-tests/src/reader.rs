@@ -43,12 +43,9 @@ pub struct Screen {
     pub messages: BTreeMap<String, BTreeMap<String, ShownMessage>>,
     /// Titles by chat, as last told.
     pub chats: BTreeMap<String, Option<String>>,
-    /// Every push that brought an older version than one that was pushed before. Merging hides them from a screen;
-    /// they are counted all the same. A load may be ahead of the pushes that follow it: it has what the pod has read
-    /// and not pushed yet.
+    /// Every update that brought an older version than was shown before, with all that was heard of its message.
+    /// Merging hides them from a screen; they are counted all the same.
     pub backwards: Vec<String>,
-    /// The newest version that was pushed, by chat and message.
-    pushed: BTreeMap<(String, String), Version>,
     /// Everything that it was ever told of messages, in order.
     pub heard: Vec<Heard>,
     pub heartbeats: Vec<Value>,
@@ -131,16 +128,14 @@ impl Screen {
         for message in messages {
             let (of, id, version) = (chat.to_owned(), message.id.clone(), message.version.clone());
             self.heard.push(Heard { at: Timestamp::now(), frame, chat: of, message: id, version });
-            if frame == "update" {
-                let key = (chat.to_owned(), message.id.clone());
-                let newest = self.pushed.entry(key).or_insert_with(|| message.version.clone());
-                if *newest > message.version {
-                    self.backwards.push(format!("{chat}/{}", message.id));
-                }
-                *newest = message.version.clone().max(newest.clone());
-            }
             match known.get(&message.id) {
-                Some(shown) if shown.version > message.version => {}
+                Some(shown) if shown.version > message.version => {
+                    if frame == "update" {
+                        let name = format!("{chat}/{}", message.id);
+                        let before = self.heard.iter().filter(|heard| heard.name() == name);
+                        self.backwards.push(before.map(Heard::to_string).collect::<Vec<_>>().join("; "));
+                    }
+                }
                 _ => {
                     known.insert(message.id.clone(), message);
                 }

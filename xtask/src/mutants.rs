@@ -91,10 +91,26 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "only a lease that names this candidate is its own",
         file: "platform/src/leadership/lease.rs",
-        from: "if holder.as_deref() == Some(&self.identity) { Attempt::Held }",
+        from: "if holder == Some(&self.identity) { Attempt::Held }",
         to: "if holder.is_some() { Attempt::Held }",
         binary: ["platform", "it"],
         test: "a_lease_that_names_another_ends_leadership",
+    },
+    Mutant {
+        guard: "a lease is taken over by compare-and-set",
+        file: "platform/src/leadership/lease.rs",
+        from: "json!({ \"metadata\": { \"resourceVersion\": lease.metadata.resource_version }, \"spec\": spec })",
+        to: "{ let _ = lease; json!({ \"spec\": spec }) }",
+        binary: ["system-tests", "faults"],
+        test: "l2_two_candidates_see_one_expired_lease",
+    },
+    Mutant {
+        guard: "nothing older than a load or a resume had",
+        file: "internal/src/hub/pushes.rs",
+        from: "&& self.ahead.get(name).is_none_or(|ahead| ahead <= version)",
+        to: "",
+        binary: ["internal", "it"],
+        test: "v3_nothing_older_is_pushed_than_a_load_or_a_resume_had",
     },
     Mutant {
         guard: "the deadline of an exclusive source",
@@ -107,8 +123,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "buffering of updates before their load",
         file: "internal/src/hub/mod.rs",
-        from: "Subscription::Loading(kept) => kept.push((about.clone(), frame.clone())),",
-        to: "Subscription::Loading(_) => {}",
+        from: "Subscription::Loading(kept) => kept.push(Kept {",
+        to: "Subscription::Loading(_) => drop(Kept {",
         binary: ["internal", "it"],
         test: "v2_an_update_between_subscribe_and_load_comes_after_the_load",
     },

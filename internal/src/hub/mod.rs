@@ -8,16 +8,14 @@
 //!    then what was kept, and the subscription is live.
 
 mod plan;
+mod pushes;
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::Utf8Bytes;
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
-use lru::LruCache;
 use platform::event_log::TopicPartition;
-use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
 use crate::copy::Snapshot;
@@ -28,9 +26,8 @@ use crate::shown::{ShownChat, ShownMessage};
 use crate::to_browser::ServerFrame;
 
 use plan::{judge_resume, plan_load};
-
-/// Of how many messages the last pushed version is remembered.
-const PUSHED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
+pub use pushes::Pushed;
+use pushes::{Name, Pushes, keep_newest, name_of};
 
 pub type ConnectionId = u64;
 
@@ -50,7 +47,7 @@ struct State {
     published: BTreeMap<TopicPartition, u64>,
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
-    pushed: LruCache<(String, String), Pushed>,
+    pushes: Pushes,
     chats: HashMap<String, KnownChat>,
     /// Whether the list of chats was read from the store once.
     chats_complete: bool,
@@ -89,17 +86,6 @@ pub struct Update {
     pub row: ShownMessage,
     /// The gate's word, for operators; empty if it was not asked.
     pub answer: &'static str,
-}
-
-/// A message as it was pushed last, for operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pushed {
-    pub version: Version,
-    /// The gate's word; empty if it was not asked.
-    pub answer: std::borrow::Cow<'static, str>,
-    /// How many connections watched its chat.
-    pub connections: u64,
-    pub at: Timestamp,
 }
 
 /// What became of a load.
@@ -142,7 +128,7 @@ impl Hub {
                 rings: BTreeMap::new(),
                 published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
-                pushed: LruCache::new(PUSHED),
+                pushes: Pushes::new(),
                 chats: HashMap::new(),
                 chats_complete: false,
                 chats_changed: false,
@@ -227,15 +213,15 @@ impl Hub {
         let mut state = self.lock();
         let (mut rows, mut deliveries) = (0, 0);
         for update in updates {
-            let key = (update.row.chat_id.clone(), update.row.id.clone());
-            if state.pushed.get(&key).is_some_and(|pushed| pushed.version >= update.row.version) {
+            let name = name_of(&update.row);
+            if !state.pushes.is_news(&name, &update.row.version) {
                 continue;
             }
             rows += 1;
             let connections = self.push(&mut state, &update);
             deliveries += connections;
             let (version, answer, at) = (update.row.version, update.answer.into(), Timestamp::now());
-            state.pushed.put(key, Pushed { version, answer, connections, at });
+            state.pushes.put(name, Pushed { version, answer, connections, at });
         }
         state.published.extend(positions);
         (rows, deliveries)
@@ -246,17 +232,17 @@ impl Hub {
     pub fn remember(&self, rows: impl IntoIterator<Item = ShownMessage>) {
         let mut state = self.lock();
         for row in rows {
-            let key = (row.chat_id, row.id);
-            if state.pushed.get(&key).is_none_or(|pushed| pushed.version < row.version) {
+            let name = name_of(&row);
+            if state.pushes.get(&name).is_none_or(|pushed| pushed.version < row.version) {
                 let (answer, at) = ("read before this pod was live".into(), Timestamp::now());
-                state.pushed.put(key, Pushed { version: row.version, answer, connections: 0, at });
+                state.pushes.put(name, Pushed { version: row.version, answer, connections: 0, at });
             }
         }
     }
 
     /// How a message was pushed last, if that is remembered.
     pub fn pushed(&self, chat: &str, message: &str) -> Option<Pushed> {
-        self.lock().pushed.peek(&(chat.to_owned(), message.to_owned())).cloned()
+        self.lock().pushes.get(&(chat.to_owned(), message.to_owned())).cloned()
     }
 
     /// Sends the list of chats to everybody if it has changed since.
@@ -395,6 +381,7 @@ impl Hub {
         for Kept { about, frame, .. } in kept.into_iter().filter(is_news) {
             outbox.push(about, frame);
         }
+        state.pushes.run_ahead(plan.window.iter().chain(&plan.outside).map(name_and_version));
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
@@ -412,6 +399,8 @@ impl Hub {
             missed.extend(ring.rows(chat, from));
         }
         keep_newest(&mut missed);
+        // The log may hold an older version behind a newer one, which the client has.
+        missed.retain(|row| !state.pushes.has_newer(&name_of(row), &row.version));
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end())));
         let resume = self.encode_token(chat, state.partition_of(chat), ends.collect());
         for (number, row) in missed.iter().enumerate() {
@@ -421,6 +410,8 @@ impl Hub {
             let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume };
             outbox.push(Arc::new(about), update.encode());
         }
+        let missed: Vec<_> = missed.into_iter().map(name_and_version).collect();
+        state.pushes.run_ahead(missed);
         state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
         Resumed::Exactly
     }
@@ -435,6 +426,10 @@ impl Hub {
         }
         topics.into_values().flatten().max()
     }
+}
+
+fn name_and_version(row: &ShownMessage) -> (Name, Version) {
+    (name_of(row), row.version.clone())
 }
 
 impl State {
@@ -465,16 +460,6 @@ impl State {
         chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         chats
     }
-}
-
-/// Of several versions of a message only the newest, once: whoever resumes may have seen it before.
-fn keep_newest(rows: &mut Vec<&ShownMessage>) {
-    let mut newest: HashMap<&str, &Version> = HashMap::new();
-    for row in rows.iter() {
-        let known = newest.entry(&row.id).or_insert(&row.version);
-        *known = (*known).max(&row.version);
-    }
-    rows.retain(|row| newest.get(row.id.as_str()) == Some(&&row.version) && newest.remove(row.id.as_str()).is_some());
 }
 
 fn position(ring: &Ring, offset: u64) -> Position {

@@ -126,6 +126,45 @@ fn v3_what_was_kept_for_a_load_is_not_sent_after_something_newer() {
 }
 
 #[test]
+fn v3_nothing_older_is_pushed_than_a_load_or_a_resume_had() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    // The store is ahead of what this pod has read, or the ring of what it has pushed.
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &version(2))], 0));
+    let token = world.sent().remove(0).2.unwrap();
+    let pending = world.append(&row("c", "n", &version(3)));
+    let newer = world.append(&row("c", "n", &version(5)));
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    assert_eq!(world.sent()[0].1, [version(5).to_string()]);
+    world.push(pending);
+    world.arrive(&row("c", "m", &version(1)));
+    assert!(world.sent().is_empty(), "what is older waits for nobody");
+    world.push(newer);
+    world.arrive(&row("c", "m", &version(2)));
+    let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
+    assert_eq!(sent, [version(5).to_string(), version(2).to_string()], "what they had is pushed to everybody");
+    world.arrive(&row("c", "m", &version(4)));
+    assert_eq!(world.sent().len(), 1, "and so is what comes then");
+}
+
+#[test]
+fn v3_a_resume_brings_nothing_older_than_what_was_pushed() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    world.sent();
+    world.arrive(&row("c", "m", &version(2)));
+    let token = world.sent().remove(0).2.unwrap();
+    // As a listing makes it, which is ahead of the feed.
+    world.arrive(&row("c", "m", &version(1)));
+    world.arrive(&row("c", "n", &version(3)));
+    world.sent();
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
+    assert_eq!(sent, [version(3).to_string()]);
+}
+
+#[test]
 fn v2_a_record_that_the_ring_has_but_that_is_not_pushed_yet_is_in_the_load() {
     let mut world = world(100, 0);
     let first = row("c", "m", &version(1));

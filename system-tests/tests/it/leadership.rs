@@ -4,16 +4,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use contract::{Timestamp, Topics};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use platform::event_log::EventLog;
+use platform::event_log::kafka::Kafka;
+use platform::eventually;
 use platform::leadership::{Lease, LeaseSettings};
 use platform::lifecycle::Stop;
-
-use platform::eventually;
 use platform::testing::{server, unique_suffix};
 use serde_json::{Value, json};
+use synchronizer::checkpoint::Checkpoint;
 use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
@@ -111,12 +114,22 @@ async fn l1_a_row_that_came_late_between_two_leaders_is_read_by_the_next_one() {
     let late = vendor.post(&world.chat, "late").await;
     let after = vendor.post(&world.chat, "after it").await;
     eventually!(world.reader.text(&world.chat, &after).is_some(), "the cursor has passed the late one");
-    // Its last checkpoint is behind that.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let passed = Timestamp::now();
+    eventually!(
+        checkpoint(&world.pipeline).await.is_some_and(|checkpoint| checkpoint.at > passed),
+        "its last checkpoint is behind that"
+    );
     world.pipeline.synchronizer.kill();
     assert!(world.reader.text(&world.chat, &late).is_none(), "it is not there yet");
     eventually!(leads(&world.second_address).await, "the second leads");
     eventually!(world.reader.text(&world.chat, &late).is_some(), "the late one is read");
+}
+
+/// The newest one in the log.
+async fn checkpoint(pipeline: &Pipeline) -> Option<Checkpoint> {
+    let log = Kafka::new(&pipeline.kafka).expect("a client");
+    let last = log.tail(&Topics::with_suffix(&pipeline.topic_suffix).checkpoints, 1).await.ok()?;
+    serde_json::from_slice(&last.last()?.value).ok()
 }
 
 const NAMESPACE: &str = "chat-sync-a";

@@ -1,5 +1,6 @@
 //! Shows the copy live: reads the log, asks the gate, pushes to browsers.
 
+pub mod breaker;
 pub mod config;
 pub mod copy;
 pub mod from_log;
@@ -15,6 +16,7 @@ pub mod postgres_copy;
 pub mod redis_gate;
 pub mod resume;
 pub mod ring;
+pub mod shared_copy;
 pub mod shown;
 pub mod to_browser;
 
@@ -27,6 +29,7 @@ use platform::health::Health;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop};
 use tokio::net::TcpListener;
 
+use breaker::Breaker;
 pub use config::{Config, Settings};
 use copy::ChatCopy;
 use from_log::FromLog;
@@ -34,6 +37,7 @@ use gate::Gate;
 use history::History;
 use hub::Hub;
 use ops::{Ops, Watched};
+use shared_copy::SharedCopy;
 
 /// What it reads and asks.
 #[derive(Clone)]
@@ -59,6 +63,7 @@ pub async fn run(
     let hub = Arc::new(Hub::new(&settings));
     let topic = Topics::with_suffix(&settings.topic_suffix).changes;
     let ops = Arc::new(Ops::new(&settings.region, &settings.pod, &topic, settings.operator_token.is_some()));
+    let world = World { gate: Arc::new(Breaker::new(world.gate)), ..world };
     let mut parts = Parts::new();
     let from_log = FromLog::new(&settings, &world, hub.clone(), ops.clone(), &health);
     let (consuming, watching) = (stop.clone(), ops.clone());
@@ -72,7 +77,7 @@ pub async fn run(
     });
     let app = http_api::App {
         hub,
-        copy: world.copy,
+        copy: Arc::new(SharedCopy::new(world.copy)),
         history: world.history,
         letters: world.letters,
         ops,

@@ -1,13 +1,18 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use deadpool_redis::Pool;
 use deadpool_redis::redis::cmd;
 use internal::Settings;
-use internal::gate::{Answer, Gate};
+use internal::breaker::Breaker;
+use internal::gate::{Answer, Gate, GateError};
 use internal::gate_suite::{row, version};
 use internal::redis_gate::RedisGate;
+use internal::shown::ShownMessage;
 use platform::config::Secret;
+use platform::eventually;
 use platform::testing::{server, unique_suffix};
 
 pub fn settings(topic_suffix: String) -> Settings {
@@ -34,7 +39,7 @@ fn subject() -> Option<(RedisGate, Pool)> {
 }
 
 fn gate() -> Option<Arc<dyn Gate>> {
-    Some(Arc::new(subject()?.0))
+    Some(Arc::new(Breaker::new(Arc::new(subject()?.0))))
 }
 
 internal::gate_suite!(gate());
@@ -82,4 +87,34 @@ async fn a_gate_that_is_away_says_so_within_its_deadline() {
     let gate =
         RedisGate::new(nowhere, &Settings { gate_deadline: Duration::from_millis(20), ..settings(String::new()) });
     assert!(gate.judge(&[row("c", "m", &version(1))]).await.is_err());
+}
+
+/// Does not answer the first calls.
+struct Away {
+    calls: AtomicU32,
+    fail: u32,
+}
+
+#[async_trait]
+impl Gate for Away {
+    async fn judge(&self, rows: &[ShownMessage]) -> Result<Vec<Answer>, GateError> {
+        if self.calls.fetch_add(1, Ordering::SeqCst) < self.fail {
+            return Err(GateError("away".into()));
+        }
+        Ok(rows.iter().map(|_| Answer::Absent).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_does_not_answer_is_left_alone_and_found_again() {
+    let away = Arc::new(Away { calls: AtomicU32::new(0), fail: 5 });
+    let gate = Breaker::new(away.clone());
+    let rows = [row("c", "m", &version(1))];
+    for _ in 0..1000 {
+        assert!(gate.judge(&rows).await.is_err());
+    }
+    let calls = away.calls.load(Ordering::SeqCst);
+    assert!(calls < 10, "asked {calls} times");
+    eventually!(gate.judge(&rows).await.is_ok(), "a probe finds that it answers again");
+    assert!(gate.judge(&rows).await.is_ok(), "and it is asked as before");
 }

@@ -1,4 +1,5 @@
-//! The gate on a real Redis, and the hub's protocol.
+//! The gate on a real Redis, the hub's protocol, and what stands before the copy.
 
 mod gate;
 mod hub;
+mod shared_copy;

@@ -1,0 +1,67 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
+use internal::gate_suite::{row, version};
+use internal::shared_copy::SharedCopy;
+use internal::shown::{ShownChat, ShownMessage};
+use platform::event_log::TopicPartition;
+use platform::eventually;
+
+/// Counts how often it is read; fails the first time, if it is told to.
+#[derive(Default)]
+struct Counted {
+    reads: AtomicU32,
+    fails_first: bool,
+}
+
+#[async_trait]
+impl ChatCopy for Counted {
+    async fn chats(&self) -> Result<Vec<ShownChat>, CopyError> {
+        Ok(Vec::new())
+    }
+    async fn snapshot(&self, chat: &str, _: u32) -> Result<Snapshot, CopyError> {
+        let reads = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
+        tokio::task::yield_now().await;
+        if self.fails_first && reads == 1 {
+            return Err(CopyError("away".into()));
+        }
+        Ok(Snapshot { messages: vec![row(chat, "m", &version(reads))], progress: BTreeMap::new() })
+    }
+    async fn messages(&self, _: &str, _: Option<&str>, _: u32) -> Result<Page, CopyError> {
+        Ok(Page::NoChat)
+    }
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
+        Ok(BTreeMap::new())
+    }
+    async fn stored(&self, _: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn everybody_who_comes_at_once_shares_one_reading_of_a_chat() {
+    let copy = Arc::new(Counted::default());
+    let shared = SharedCopy::new(copy.clone());
+    let chats = ["a", "b", "c"];
+    let all = join_all((0..999).map(|number| shared.snapshot(chats[number % 3], 50))).await;
+    for (number, snapshot) in all.into_iter().enumerate() {
+        assert_eq!(snapshot.unwrap().messages[0].chat_id, chats[number % 3]);
+    }
+    assert_eq!(copy.reads.load(Ordering::SeqCst), 3);
+    eventually!(
+        shared.snapshot("a", 50).await.unwrap().messages[0].version.to_string() == version(4),
+        "it is read again after a while"
+    );
+}
+
+#[tokio::test]
+async fn a_reading_that_failed_serves_nobody_later() {
+    let copy = Arc::new(Counted { fails_first: true, ..Counted::default() });
+    let shared = SharedCopy::new(copy);
+    assert!(shared.snapshot("a", 50).await.is_err());
+    assert!(shared.snapshot("a", 50).await.is_ok());
+}

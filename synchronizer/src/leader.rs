@@ -63,6 +63,8 @@ pub struct Leader {
     since: Timestamp,
     place: Mutex<Place>,
     elected: Instant,
+    /// When the log last took a claim.
+    claimed: Mutex<Instant>,
     /// When the source was last asked for what it then answered whole, after the acks.
     polled: watch::Sender<Option<Instant>>,
 }
@@ -76,7 +78,17 @@ struct Place {
     fresh_as_of: Option<Timestamp>,
     /// Why the source cannot be read just now.
     waiting: Option<String>,
+    /// Since when it does not answer at all.
+    silent: Option<Instant>,
     markers: u64,
+}
+
+impl Place {
+    /// The source was asked at that moment and did not give what was asked for.
+    fn wait(&mut self, why: String, silent: bool, asked: Instant) {
+        self.waiting = Some(why);
+        self.silent = silent.then(|| self.silent.unwrap_or(asked));
+    }
 }
 
 impl Leader {
@@ -95,7 +107,8 @@ impl Leader {
             agenda.ask_and_hold("no checkpoint");
         }
         let remembered = Remembered::new(start, world.settings.overlap, Instant::now());
-        let place = Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, markers: 0 });
+        let place =
+            Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, silent: None, markers: 0 });
         Self {
             world,
             appender,
@@ -104,6 +117,7 @@ impl Leader {
             since: Timestamp::now(),
             place,
             elected,
+            claimed: Mutex::new(Instant::now()),
             polled: watch::Sender::default(),
         }
     }
@@ -167,7 +181,7 @@ impl Leader {
                 }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
-                    self.place().waiting = Some(why.clone());
+                    self.place().wait(why.clone(), matches!(other, Outcome::Unavailable(_)), started);
                     self.world.source_check.waiting(why);
                     tokio::time::sleep(wait).await;
                 }
@@ -192,7 +206,7 @@ impl Leader {
         self.appender.append_new(records, None).await;
         let gap = self.agenda.gap();
         let mut place = self.place();
-        place.waiting = None;
+        (place.waiting, place.silent) = (None, None);
         place.generation = Some(page.generation);
         place.remembered.advance(page.next, rows, Instant::now());
         if !more && !gap {
@@ -290,7 +304,29 @@ impl Leader {
         if let Some(fresh) = marker.fresh_as_of {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }
-        self.world.to_log.claim(marker, generation, reconcile).await
+        self.world.to_log.claim(marker, generation, reconcile).await?;
+        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(())
+    }
+
+    /// Waits until the log or the source has not answered for so long, and says which. Another synchronizer may reach it.
+    pub async fn unable(&self, patience: Duration) -> &'static str {
+        let mut ticks = tokio::time::interval(self.world.settings.marker_every);
+        loop {
+            ticks.tick().await;
+            let claimed = *self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+            if claimed.elapsed() >= patience {
+                return "the log does not answer";
+            }
+            if self.place().silent.is_some_and(|since| since.elapsed() >= patience) {
+                return "the source does not answer";
+            }
+        }
+    }
+
+    /// Whether both the source and the log have answered in this term.
+    pub fn has_worked(&self) -> bool {
+        self.polled.borrow().is_some()
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {

@@ -23,6 +23,7 @@ pub mod vendor;
 pub mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use platform::event_log::{EventLog, LogError};
 use platform::health::Health;
@@ -36,6 +37,11 @@ use source::Source;
 use standby::Standby;
 use stored::Stored;
 use to_log::ToLog;
+
+/// How long a leader waits for a log or a source that does not answer, before it lets another try: it may be this process
+/// alone that is cut off. If it is not, leadership goes round, more and more slowly.
+const PATIENCE: Duration = Duration::from_secs(15);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Polls whenever this process leads, until the stop signal.
 ///
@@ -57,6 +63,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     };
     let world = World::new(settings, source, stored, to_log, log_check, &health);
+    let mut patience = PATIENCE;
     while !stop.is_cancelled() {
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
@@ -64,15 +71,36 @@ pub async fn run(
         let handover = tokio::select! {
             handover = Standby::new(world.clone()).until_elected(leadership.clone()) => handover,
             () = stop.cancelled() => break,
+            () = led_for(leadership.clone(), patience), if leadership.is_contested() => {
+                patience = let_another_try(&mut leadership, "the log is not read to its end", patience).await;
+                continue;
+            }
         };
         let leader = Leader::begin(world.clone(), handover);
         tokio::select! {
             () = leader.lead(&stop) => {}
             () = leadership.lost() => tracing::info!("leads no more"),
+            why = leader.unable(patience), if leadership.is_contested() => {
+                let longer = let_another_try(&mut leadership, why, patience).await;
+                patience = if leader.has_worked() { PATIENCE } else { longer };
+            }
         }
     }
     describe.abort();
     Ok(())
+}
+
+/// Waits until this process has led for so long.
+async fn led_for(mut leadership: Leadership, patience: Duration) {
+    leadership.elected().await;
+    tokio::time::sleep(patience).await;
+}
+
+/// Leads no more; gives how patient to be the next time.
+async fn let_another_try(leadership: &mut Leadership, why: &str, patience: Duration) -> Duration {
+    tracing::warn!(why, patience_seconds = patience.as_secs(), "cannot do its work: another may try");
+    leadership.resign().await;
+    LONGEST_PATIENCE.min(patience * 2)
 }
 
 async fn open_log(

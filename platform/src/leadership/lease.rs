@@ -8,6 +8,7 @@
 //! - nothing demotes a leader whose renewals fail: a deadline on the monotonic clock does;
 //! - a lease that is let go stays held by nobody for a second: it is ended here instead.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
@@ -16,13 +17,16 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Leadership, Role, UNCONFIRMED, pause};
 use crate::lifecycle::Stop;
 
 /// A standby asks so many times as often as a leader renews: what it waits for may be a lease that was let go.
 const ASKS: u32 = 4;
+/// For how many times the lease's duration a candidate that has resigned does not compete: others ask at least once in
+/// that time.
+const RESIGNED: u32 = 2;
 
 /// How a lease is held.
 #[derive(Debug, Clone)]
@@ -48,6 +52,7 @@ pub struct Lease {
     leases: Api<Held>,
     role: watch::Sender<Role>,
     observed: Option<Observed>,
+    resigned: Arc<Notify>,
 }
 
 /// A rival's lease as it was when it was first seen so.
@@ -85,7 +90,9 @@ impl Lease {
         let leases = Api::namespaced(client.clone(), &settings.namespace);
         let lock = LeaseLock::new(client, &settings.namespace, params);
         let (role, receiver) = watch::channel(Role::Standby { holder: None });
-        (Self { settings, identity, lock, leases, role, observed: None }, Leadership::from_watch(receiver))
+        let resigned = Arc::new(Notify::new());
+        let leadership = Leadership::contested(receiver, resigned.clone());
+        (Self { settings, identity, lock, leases, role, observed: None, resigned }, leadership)
     }
 
     /// This candidate's `holderIdentity`.
@@ -109,11 +116,17 @@ impl Lease {
             let now = self.role.borrow().clone();
             self.take(next_role(&now, &attempt, renewed.elapsed(), &self.settings), &attempt);
             let every = self.settings.renew_every / if self.role.borrow().leads() { 1 } else { ASKS };
-            if !pause(every.saturating_sub(asked.elapsed()), &stop).await {
-                break;
+            tokio::select! {
+                goes_on = pause(every.saturating_sub(asked.elapsed()), &stop) => if !goes_on { break },
+                () = self.resigned.notified() => {
+                    self.let_go("resigned").await;
+                    if !pause(self.settings.ttl * RESIGNED, &stop).await {
+                        break;
+                    }
+                }
             }
         }
-        self.let_go().await;
+        self.let_go("stopped").await;
         Ok(())
     }
 
@@ -196,7 +209,7 @@ impl Lease {
         metrics::gauge!("chat_sync_leader").set(if to.leads() { 1.0 } else { 0.0 });
     }
 
-    async fn let_go(&self) {
+    async fn let_go(&self, reason: &'static str) {
         if !self.role.borrow().leads() {
             return;
         }
@@ -205,10 +218,10 @@ impl Lease {
             Ok(Err(error)) => tracing::warn!(%error, "could not let the lease go; it ends by itself"),
             Err(_) => tracing::warn!("could not let the lease go in time; it ends by itself"),
         }
-        // Last: until then the leader, which was told to stop too, makes its last claim.
+        // Last: until then a leader that was told to stop makes its last claim.
         let standby = Role::Standby { holder: None };
         let before = self.role.send_replace(standby.clone());
-        self.tell(&before, &standby, "stopped", "");
+        self.tell(&before, &standby, reason, "");
     }
 
     /// Lets the lease end now, if it still is this candidate's. The crate's own `step_down` leaves it held by nobody

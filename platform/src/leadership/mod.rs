@@ -2,9 +2,10 @@
 //!
 //! Leadership saves work; it is not what keeps data safe. Two leaders at once must be harmless.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::lifecycle::Stop;
 
@@ -37,42 +38,60 @@ impl Role {
 
 /// A process's role as it changes.
 #[derive(Debug, Clone)]
-pub struct Leadership(watch::Receiver<Role>);
+pub struct Leadership {
+    role: watch::Receiver<Role>,
+    /// Told by a leader that cannot do its work; none where nobody else could.
+    resigned: Option<Arc<Notify>>,
+}
 
 impl Leadership {
     /// Always the leader: where there is nobody to compete with.
     pub fn always() -> Self {
-        let (sender, receiver) = watch::channel(Role::Leader { confirmed: true });
+        let (sender, role) = watch::channel(Role::Leader { confirmed: true });
         // The receiver keeps its last value when the sender is gone.
         drop(sender);
-        Self(receiver)
+        Self { role, resigned: None }
     }
 
-    pub(crate) fn from_watch(receiver: watch::Receiver<Role>) -> Self {
-        Self(receiver)
+    pub(crate) fn contested(role: watch::Receiver<Role>, resigned: Arc<Notify>) -> Self {
+        Self { role, resigned: Some(resigned) }
     }
 
     pub fn role(&self) -> Role {
-        self.0.borrow().clone()
+        self.role.borrow().clone()
+    }
+
+    /// Whether another could lead instead.
+    pub fn is_contested(&self) -> bool {
+        self.resigned.is_some()
+    }
+
+    /// Lets another lead: the lease is let go, and this process does not compete for some seconds. Waits until it leads no
+    /// more; at once, if nobody else could lead.
+    pub async fn resign(&mut self) {
+        if let Some(resigned) = &self.resigned {
+            resigned.notify_one();
+            self.lost().await;
+        }
     }
 
     /// Waits until this process leads.
     pub async fn elected(&mut self) {
-        if self.0.wait_for(Role::leads).await.is_err() {
+        if self.role.wait_for(Role::leads).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Waits for the next change of role; for ever, if there is none.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.role.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Waits until this process leads no more.
     pub async fn lost(&mut self) {
-        if self.0.wait_for(|role| !role.leads()).await.is_err() {
+        if self.role.wait_for(|role| !role.leads()).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

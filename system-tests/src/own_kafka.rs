@@ -26,31 +26,36 @@ impl OwnKafka {
     /// # Panics
     /// If it cannot be started.
     pub async fn start() -> Option<Self> {
-        let port = free_port();
-        Self::prepare(port, port).await
+        Self::prepare(|properties| properties).await
     }
 
-    /// All its clients come through a proxy, the addresses that the broker tells them included.
+    /// With a second way to it: who comes through the proxy stays there, for the broker tells such clients its address.
     ///
     /// # Panics
     /// If it cannot be started.
-    pub async fn behind_a_proxy() -> Option<(Self, Proxy)> {
-        let port = free_port();
-        let proxy = Proxy::to(&format!("127.0.0.1:{port}")).await;
-        let advertised = proxy.address.rsplit(':').next()?.parse().ok()?;
-        Some((Self::prepare(port, advertised).await?, proxy))
+    pub async fn with_a_proxy() -> Option<(Self, Proxy)> {
+        let behind = free_port();
+        let proxy = Proxy::to(&format!("127.0.0.1:{behind}")).await;
+        let second = |properties: String| {
+            properties
+                .replace("\nlisteners=", &format!("\nlisteners=PROXY://127.0.0.1:{behind},"))
+                .replace("\nadvertised.listeners=", &format!("\nadvertised.listeners=PROXY://{},", proxy.address))
+                .replace("protocol.map=", "protocol.map=PROXY:PLAINTEXT,")
+        };
+        let kafka = Self::prepare(second).await?;
+        Some((kafka, proxy))
     }
 
-    async fn prepare(port: u16, advertised: u16) -> Option<Self> {
+    async fn prepare(change: impl FnOnce(String) -> String) -> Option<Self> {
         let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
-        let folder = tempfile::tempdir().expect("a folder");
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
         let settings = include_str!("../../xtask/kafka/server.properties")
-            .replace("advertised.listeners=CLIENT://127.0.0.1:@client@", &advertised_at(advertised))
             .replace("@client@", &port.to_string())
             .replace("@controller@", &free_port().to_string())
             .replace("@data@", &folder.path().join("data").display().to_string());
+        let settings = change(settings);
         std::fs::write(folder.path().join("server.properties"), settings).expect("its settings");
-        let address = format!("127.0.0.1:{advertised}");
+        let address = format!("127.0.0.1:{port}");
         let mut kafka = Self { address, port, folder, jars, child: None };
         let mut format = kafka.java();
         format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]);
@@ -91,10 +96,6 @@ impl OwnKafka {
             child.wait().expect("it ends");
         }
     }
-}
-
-fn advertised_at(port: u16) -> String {
-    format!("advertised.listeners=CLIENT://127.0.0.1:{port}")
 }
 
 impl Drop for OwnKafka {

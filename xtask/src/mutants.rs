@@ -22,6 +22,12 @@ struct Mutant {
 
 const LIB: &str = "--lib";
 
+impl Mutant {
+    fn noticed_by(&self) -> String {
+        format!("{} {} {}", self.binary[0], self.binary[1], self.test)
+    }
+}
+
 const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "compare-and-set of progress",
@@ -53,15 +59,15 @@ const MUTANTS: &[Mutant] = &[
         from: "Err(StoreError::Data(_) | StoreError::Saturated(_)) if part.len() > 1 => {",
         to: "Err(StoreError::Saturated(_)) if part.len() > 1 => {",
         binary: ["system-tests", "it"],
-        test: "promises::w4_",
+        test: "promises::w4_a_record_that_the_store_refuses",
     },
     Mutant {
         guard: "fingerprint of the last record",
         file: "writer/src/from_log.rs",
         from: "&& expected != fingerprint(record)",
         to: "&& expected != fingerprint(record) && false",
-        binary: ["system-tests", "faults"],
-        test: "w1_the_topic_is_deleted_and_made_again",
+        binary: ["system-tests", "it"],
+        test: "promises::w1_another_log_in_the_place",
     },
     Mutant {
         guard: "claims after acks",
@@ -70,7 +76,7 @@ const MUTANTS: &[Mutant] = &[
         to: "        self.place().remembered.advance(page.next.clone(), rows, Instant::now());\n        \
              self.appender.append_new(records, None).await;\n        let gap",
         binary: ["system-tests", "it"],
-        test: "promises::l2_",
+        test: "promises::l2_nothing_is_claimed_before_its_acks",
     },
     Mutant {
         guard: "a leader's start at the oldest remembered cursor (overlap)",
@@ -86,7 +92,7 @@ const MUTANTS: &[Mutant] = &[
         from: "known.is_some_and(|appended| since.is_none_or(|since| *appended >= since))",
         to: "{ let _ = since; known.is_some() }",
         binary: ["system-tests", "it"],
-        test: "reconcile",
+        test: "tools::verify_names_what_differs_and_reconcile_mends_it",
     },
     Mutant {
         guard: "only a lease that names this candidate is its own",
@@ -134,7 +140,7 @@ const MUTANTS: &[Mutant] = &[
         from: "export const newer = (incoming, stored) => incoming > stored;",
         to: "export const newer = () => true;",
         binary: ["system-tests", "it"],
-        test: "browser",
+        test: "browser::the_page_judges_versions_as_the_fixtures_say",
     },
 ];
 
@@ -148,21 +154,21 @@ pub fn run(only: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn all(only: Option<&str>, folder: &Path, copy: &Path) -> anyhow::Result<()> {
+    let mutants: Vec<&Mutant> =
+        MUTANTS.iter().filter(|mutant| only.is_none_or(|only| mutant.guard.contains(only))).collect();
+    ensure!(!mutants.is_empty(), "no guard is named {:?}", only.unwrap_or_default());
+    eprintln!("Building the copy that nothing is taken from");
+    build(copy)?;
     let world = test::start(folder)?;
+    for mutant in &mutants {
+        ensure!(passes(mutant, copy, &world)?, "{} fails without any mutant", mutant.noticed_by());
+    }
     let mut survived = Vec::new();
-    let mutants = MUTANTS.iter().filter(|mutant| only.is_none_or(|only| mutant.guard.contains(only)));
     for mutant in mutants {
         let started = Instant::now();
-        let test = format!("{} {} {}", mutant.binary[0], mutant.binary[1], mutant.test);
-        ensure!(passes(mutant, copy, &world)?, "{test} fails without any mutant");
-        let file = copy.join(mutant.file);
-        let whole = std::fs::read_to_string(&file).with_context(|| mutant.file.to_owned())?;
-        ensure!(whole.matches(mutant.from).count() == 1, "{}: {:?} is not there once", mutant.file, mutant.from);
-        std::fs::write(&file, whole.replace(mutant.from, mutant.to))?;
-        let caught = !passes(mutant, copy, &world)?;
-        std::fs::write(&file, whole)?;
+        let caught = !survives(mutant, copy, &world)?;
         let (word, seconds) = (if caught { "caught" } else { "SURVIVED" }, started.elapsed().as_secs());
-        println!("{word:>8}  {} ({}), by {test}, {seconds} s", mutant.guard, mutant.file);
+        println!("{word:>8}  {} ({}), by {}, {seconds} s", mutant.guard, mutant.file, mutant.noticed_by());
         if !caught {
             survived.push(mutant.guard);
         }
@@ -173,22 +179,34 @@ fn all(only: Option<&str>, folder: &Path, copy: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the mutant's test passes in this copy; it must be built there.
+/// Takes the guard away, looks whether its test still passes, and puts it back.
+fn survives(mutant: &Mutant, copy: &Path, world: &World) -> anyhow::Result<bool> {
+    let file = copy.join(mutant.file);
+    let whole = std::fs::read_to_string(&file).with_context(|| mutant.file.to_owned())?;
+    ensure!(whole.matches(mutant.from).count() == 1, "{}: {:?} is not there once", mutant.file, mutant.from);
+    std::fs::write(&file, whole.replace(mutant.from, mutant.to))?;
+    // What does not compile proves nothing.
+    let survives = build(copy).and_then(|()| passes(mutant, copy, world));
+    std::fs::write(&file, whole)?;
+    survives
+}
+
+fn cargo(copy: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", root().join("target/mutants"));
+    command
+}
+
+fn build(copy: &Path) -> anyhow::Result<()> {
+    process::run(&mut cargo(copy, &["build", "--quiet", "--workspace", "--bins", "--tests", "--locked"]))
+}
+
 fn passes(mutant: &Mutant, copy: &Path, world: &World) -> anyhow::Result<bool> {
-    let cargo = |arguments: &[&str]| {
-        let mut command = Command::new("cargo");
-        command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", root().join("target/mutants"));
-        command
+    let mut command = cargo(copy, &["test", "--quiet", "--workspace", "--locked"]);
+    match mutant.binary {
+        [_, LIB] => command.arg(LIB),
+        [_, binary] => command.args(["--test", binary]),
     };
-    process::run(cargo(&["build", "--quiet", "--workspace", "--bins", "--tests", "--locked"]).stderr(Stdio::null()))?;
-    let [package, binary] = mutant.binary;
-    let mut command = cargo(&["test", "--quiet", "--workspace", "--locked"]);
-    if binary == LIB {
-        command.arg(LIB);
-    } else {
-        command.args(["--test", binary]);
-    }
-    let _ = package;
     command.arg(mutant.test).envs(world.variables.iter().map(|(name, value)| (name, value)));
     Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
 }

@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 use platform::eventually;
 use system_tests::metrics;
 use system_tests::own_api::OwnApi;
+use system_tests::own_kafka::OwnKafka;
 use system_tests::pipeline::Options;
+use system_tests::proxy::Fault;
 
 use crate::table::{Row, long};
-use crate::trial::{RATE, Setup, Trial, check, leads, now_ms};
+use crate::trial::{RATE, Setup, Trial, alone, check, leads, now_ms};
 
 /// The lease's, as it is set by default.
 const TTL: Duration = Duration::from_secs(3);
+/// Longer than a lease lasts, and than a leader stays confirmed.
+const API_AWAY: Duration = Duration::from_secs(10);
+const API_AWAY_LONG: Duration = Duration::from_secs(60);
 
 /// The leader is killed where it passes a fail point for the nth time.
 async fn killed_at(point: &str, row: Row) {
@@ -51,27 +56,42 @@ fn killed(number: &'static str, fault: &'static str) -> Row {
 /// claim once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_a_leader_is_killed_while_polling() {
-    killed_at("leader.polled:300", killed("01a", "leader `kill -9` while polling")).await;
+    alone(async {
+        killed_at("leader.polled:300", killed("01a", "leader `kill -9` while polling")).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_a_leader_is_killed_after_an_append_before_its_acks() {
-    killed_at("log.sent:300", killed("01b", "leader `kill -9` after append, before acks")).await;
+    alone(async {
+        killed_at("log.sent:300", killed("01b", "leader `kill -9` after append, before acks")).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_leader_is_killed_after_acks_before_markers() {
-    killed_at("leader.acked:300", killed("01c", "leader `kill -9` after acks, before markers")).await;
+    alone(async {
+        killed_at("leader.acked:300", killed("01c", "leader `kill -9` after acks, before markers")).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_leader_is_killed_after_markers_before_its_checkpoint() {
-    killed_at("leader.marked:9", killed("01d", "leader `kill -9` after markers, before checkpoint")).await;
+    alone(async {
+        killed_at("leader.marked:9", killed("01d", "leader `kill -9` after markers, before checkpoint")).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_leader_is_killed_after_its_checkpoint() {
-    killed_at("leader.checkpointed:9", killed("01e", "leader `kill -9` after checkpoint")).await;
+    alone(async {
+        killed_at("leader.checkpointed:9", killed("01e", "leader `kill -9` after checkpoint")).await;
+    })
+    .await;
 }
 
 /// The longest time without an append after each end of a leader, in milliseconds.
@@ -138,62 +158,74 @@ async fn handovers(times: usize, kill: bool, row: Row) {
 /// every start".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_in_the_gap_between_two_leaders_are_not_lost_and_kafka_is_not_bombed() {
-    let times = if long() { 50 } else { 4 };
-    let row = Row {
-        number: "02",
-        fault: "random `kill -9` of leaders under 200 changes a second",
-        promise: "L1",
-        expected: "at most 1.05 records a change",
-    };
-    handovers(times, true, row).await;
+    alone(async {
+        let times = if long() { 50 } else { 4 };
+        let row = Row {
+            number: "02",
+            fault: "random `kill -9` of leaders under 200 changes a second",
+            promise: "L1",
+            expected: "at most 1.05 records a change",
+        };
+        handovers(times, true, row).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_leaders_are_told_to_end_one_after_another() {
-    let times = if long() { 20 } else { 4 };
-    let row = Row {
-        number: "03",
-        fault: "SIGTERM of the leader, again and again (a rolling update)",
-        promise: "L1",
-        expected: "gap at most 1 s; at most 1.05 records a change",
-    };
-    handovers(times, false, row).await;
+    alone(async {
+        let times = if long() { 20 } else { 4 };
+        let row = Row {
+            number: "03",
+            fault: "SIGTERM of the leader, again and again (a rolling update)",
+            promise: "L1",
+            expected: "gap at most 1 s; at most 1.05 records a change",
+        };
+        handovers(times, false, row).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_leader_is_frozen_and_wakes_while_another_leads() {
-    let row = Row {
-        number: "04",
-        fault: "leader frozen past its lease with a page in its hands, woken while another leads",
-        promise: "L2, W2, V3",
-        expected: "it stops within 1 s; what it appends is superseded",
-    };
-    let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
-    // Frozen behind a poll, before what it brought is appended.
-    let first = vec![("FAIL_POINT", "leader.polled:300:STOP".to_owned())];
-    let Some(mut trial) = Trial::begin(Setup { first, standbys: 2, ..setup }).await else {
-        return row.not_run("no servers");
-    };
-    let addresses: Vec<String> = trial.standbys.iter().map(|standby| standby.address.clone()).collect();
-    eventually!(leads(&addresses[0]).await || leads(&addresses[1]).await, "another leads");
-    trial.goes_on().await;
-    trial.pipeline.synchronizer.signal("CONT");
-    let woken = Instant::now();
-    let first = trial.pipeline.synchronizer_address.clone();
-    eventually!(check(&first, "leadership").await.1.starts_with("standby of"), "it stops");
-    let stopped = woken.elapsed();
-    trial.goes_on().await;
-    assert!(trial.pipeline.synchronizer.is_running(), "it stands by");
-    let verdict = trial.end(&[]).await;
-    assert!(verdict.records > verdict.changes, "it appended what it had in its hands, and others had appended that");
-    row.came_to(
-        stopped <= Duration::from_secs(1),
-        &format!(
-            "stopped {} ms after it woke; {:.3} records a change",
-            stopped.as_millis(),
-            verdict.records_a_change()
-        ),
-    );
+    alone(async {
+        let row = Row {
+            number: "04",
+            fault: "leader frozen past its lease with a page in its hands, woken while another leads",
+            promise: "L2, W2, V3",
+            expected: "it stops within 1 s; what it appends is superseded",
+        };
+        let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+        // Frozen behind a poll, before what it brought is appended.
+        let first = vec![("FAIL_POINT", "leader.polled:300:STOP".to_owned())];
+        let Some(mut trial) = Trial::begin(Setup { first, standbys: 2, ..setup }).await else {
+            return row.not_run("no servers");
+        };
+        let addresses: Vec<String> = trial.standbys.iter().map(|standby| standby.address.clone()).collect();
+        eventually!(leads(&addresses[0]).await || leads(&addresses[1]).await, "another leads");
+        trial.goes_on().await;
+        trial.pipeline.synchronizer.signal("CONT");
+        let woken = Instant::now();
+        let first = trial.pipeline.synchronizer_address.clone();
+        eventually!(check(&first, "leadership").await.1.starts_with("standby of"), "it stops");
+        let stopped = woken.elapsed();
+        trial.goes_on().await;
+        assert!(trial.pipeline.synchronizer.is_running(), "it stands by");
+        let verdict = trial.end(&[]).await;
+        assert!(
+            verdict.records > verdict.changes,
+            "it appended what it had in its hands, and others had appended that"
+        );
+        row.came_to(
+            stopped <= Duration::from_secs(1),
+            &format!(
+                "stopped {} ms after it woke; {:.3} records a change",
+                stopped.as_millis(),
+                verdict.records_a_change()
+            ),
+        );
+    })
+    .await;
 }
 
 /// With an API of its own, of which something is taken away.
@@ -212,69 +244,79 @@ async fn api_trial(row: &Row) -> Option<(OwnApi, Trial)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_the_api_is_away() {
-    let row = Row {
-        number: "06a",
-        fault: "Kubernetes API server away for a minute (10 s in the short run), then etcd restarted",
-        promise: "L1",
-        expected: "the leader goes on, unconfirmed: gap 0",
-    };
-    let Some((api, mut trial)) = api_trial(&row).await else { return };
-    let leader = trial.leader().await;
-    let address = trial.synchronizers()[leader].1.clone();
-    let from = now_ms();
-    api.stop("apiserver").await;
-    eventually!(
-        check(&address, "leadership").await.1.contains("unconfirmed"),
-        "the leader says that it is unconfirmed"
-    );
-    trial.for_a(if long() { Duration::from_secs(60) } else { Duration::from_secs(10) }).await;
-    trial.goes_on().await;
-    api.start_again("apiserver").await;
-    eventually!(!check(&address, "leadership").await.1.contains("unconfirmed"), "it is confirmed again");
-    let back = now_ms();
-    api.stop("etcd").await;
-    trial.for_a(TTL).await;
-    api.start_again("etcd").await;
-    trial.goes_on().await;
-    let to = now_ms();
-    trial.leader().await;
-    let verdict = trial.end(&[]).await;
-    let without = verdict.longest_gap_ms(from, back);
-    // More than a few polls' worth.
-    row.came_to(without < 1000, &format!(
-        "longest time without an append: {without} ms without the API, {} ms around etcd's restart, at {RATE} changes a second",
-        verdict.longest_gap_ms(back, to)
-    ));
+    alone(async {
+        let row = Row {
+            number: "06a",
+            fault: "Kubernetes API server away for a minute (10 s in the short run), then etcd restarted",
+            promise: "L1",
+            expected: "the leader goes on, unconfirmed: gap 0",
+        };
+        let Some((api, mut trial)) = api_trial(&row).await else { return };
+        let leader = trial.leader().await;
+        let address = trial.synchronizers()[leader].1.clone();
+        let from = now_ms();
+        api.stop("apiserver").await;
+        eventually!(
+            check(&address, "leadership").await.1.contains("unconfirmed"),
+            "the leader says that it is unconfirmed"
+        );
+        trial.for_a(if long() { API_AWAY_LONG } else { API_AWAY }).await;
+        trial.goes_on().await;
+        api.start_again("apiserver").await;
+        eventually!(!check(&address, "leadership").await.1.contains("unconfirmed"), "it is confirmed again");
+        let back = now_ms();
+        api.stop("etcd").await;
+        trial.for_a(TTL).await;
+        api.start_again("etcd").await;
+        trial.goes_on().await;
+        let to = now_ms();
+        trial.leader().await;
+        let verdict = trial.end(&[]).await;
+        let without = verdict.longest_gap_ms(from, back);
+        let around = verdict.longest_gap_ms(back, to);
+        // More than a few polls' worth.
+        row.came_to(
+            without < 1000,
+            &format!(
+                "longest time without an append: {without} ms without the API, {around} ms around etcd's restart, at \
+             {RATE} changes a second"
+            ),
+        );
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_the_api_is_away_while_the_leader_dies() {
-    let row = Row {
-        number: "06b",
-        fault: "Kubernetes API server away while the leader is killed too",
-        promise: "L1",
-        expected: "reported: nobody leads until it is back; nothing is lost",
-    };
-    let Some((api, mut trial)) = api_trial(&row).await else { return };
-    let leader = trial.leader().await;
-    api.stop("apiserver").await;
-    let killed = now_ms();
-    trial.synchronizers()[leader].0.kill();
-    trial.for_a(Duration::from_secs(8)).await;
-    api.start_again("apiserver").await;
-    let back = now_ms();
-    trial.leader().await;
-    trial.synchronizers()[leader].0.start_again();
-    trial.goes_on().await;
-    let verdict = trial.end(&[]).await;
-    row.came_to(
-        true,
-        &format!(
-            "{} ms without an append; the API was away {} ms of it",
-            verdict.longest_gap_ms(killed, back + 10_000),
-            back - killed
-        ),
-    );
+    alone(async {
+        let row = Row {
+            number: "06b",
+            fault: "Kubernetes API server away while the leader is killed too",
+            promise: "L1",
+            expected: "reported: nobody leads until it is back; nothing is lost",
+        };
+        let Some((api, mut trial)) = api_trial(&row).await else { return };
+        let leader = trial.leader().await;
+        api.stop("apiserver").await;
+        let killed = now_ms();
+        trial.synchronizers()[leader].0.kill();
+        trial.for_a(API_AWAY).await;
+        api.start_again("apiserver").await;
+        let back = now_ms();
+        trial.leader().await;
+        trial.synchronizers()[leader].0.start_again();
+        trial.goes_on().await;
+        let verdict = trial.end(&[]).await;
+        row.came_to(
+            true,
+            &format!(
+                "{} ms without an append; the API was away {} ms of it",
+                verdict.longest_gap_ms(killed, back + 10_000),
+                back - killed
+            ),
+        );
+    })
+    .await;
 }
 
 /// libfaketime would do, but librdkafka hangs under it.
@@ -287,8 +329,8 @@ fn wrong_clock_library(folder: &Path) -> Option<String> {
 
 const NO_MATTER: &str = "it makes nobody lead, nor lead no more";
 
-/// One candidate's clock is wrong. That must not matter: a lease has ended when nobody has renewed it for its duration on
-/// a candidate's monotonic clock.
+/// One candidate's clock is wrong. That must not matter: a lease has ended when nobody has renewed it for its duration on a
+/// candidate's monotonic clock.
 async fn wrong_clock(offset: &str, row: Row) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
@@ -299,7 +341,7 @@ async fn wrong_clock(offset: &str, row: Row) {
     };
     let addresses: Vec<String> = trial.synchronizers().into_iter().map(|(_, address)| address).collect();
     let changes = "chat_sync_role_changes_total";
-    trial.for_a(Duration::from_secs(15)).await;
+    trial.for_a(5 * TTL).await;
     let roles = trial.sum(&addresses, changes).await;
     let leader = trial.leader().await;
     assert_eq!(leader, 0, "nobody has taken the first one's lease");
@@ -307,20 +349,66 @@ async fn wrong_clock(offset: &str, row: Row) {
     trial.leader().await;
     trial.goes_on().await;
     let verdict = trial.end(&[]).await;
-    row.came_to(roles <= 1.0, &format!(
-        "changes of role in 15 s and more: {roles:.0}, the first election; then a leader killed; {:.3} records a change",
-        verdict.records_a_change()
-    ));
+    let records = verdict.records_a_change();
+    row.came_to(
+        roles <= 1.0,
+        &format!(
+            "changes of role in 15 s and more: {roles:.0}, the first election; then a leader killed; {records:.3} \
+             records a change"
+        ),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_one_candidates_clock_is_ahead() {
-    let row = Row { number: "07a", fault: "one candidate's clock 20 s ahead", promise: "L2, R3", expected: NO_MATTER };
-    wrong_clock("20", row).await;
+    alone(async {
+        let row =
+            Row { number: "07a", fault: "one candidate's clock 20 s ahead", promise: "L2, R3", expected: NO_MATTER };
+        wrong_clock("20", row).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_one_candidates_clock_is_behind() {
-    let row = Row { number: "07b", fault: "one candidate's clock 20 s behind", promise: "L2, R3", expected: NO_MATTER };
-    wrong_clock("-20", row).await;
+    alone(async {
+        let row =
+            Row { number: "07b", fault: "one candidate's clock 20 s behind", promise: "L2, R3", expected: NO_MATTER };
+        wrong_clock("-20", row).await;
+    })
+    .await;
+}
+
+/// It can renew its lease all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_the_leader_alone_is_cut_off_from_kafka() {
+    alone(async {
+        let row = Row {
+            number: "15b",
+            fault: "the leader alone is cut off from Kafka; it still holds its lease",
+            promise: "L1, L2",
+            expected: "another leads within 20 s",
+        };
+        let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+        let Some((kafka, way)) = OwnKafka::with_a_proxy().await else { return row.not_run("no Kafka") };
+        let first = vec![("CHAT_SYNC_KAFKA", way.address.clone())];
+        let options = Options { kafka: Some(kafka.address.clone()), ..Options::default() };
+        let Some(mut trial) = Trial::begin(Setup { options, first, standbys: 1, ..setup }).await else {
+            return row.not_run("no servers");
+        };
+        assert_eq!(trial.leader().await, 0);
+        let cut = Instant::now();
+        way.misbehave(Fault::Stall);
+        eventually!(trial.leader().await == 1, "the other leads");
+        trial.goes_on().await;
+        let took = cut.elapsed();
+        way.misbehave(Fault::None);
+        // What the first one had sent arrives now, after the other has appended the same.
+        let records = trial.end(&[]).await.records_a_change();
+        row.came_to(
+            took <= Duration::from_secs(20),
+            &format!("what is written is seen again after {:.1} s; {records:.3} records a change", took.as_secs_f64()),
+        );
+    })
+    .await;
 }

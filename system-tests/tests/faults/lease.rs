@@ -11,6 +11,7 @@ use platform::testing::{server, unique_suffix};
 use serde_json::json;
 
 use crate::table::Row;
+use crate::trial::alone;
 
 const TRIALS: usize = 200;
 /// How many at once.
@@ -66,23 +67,26 @@ async fn trial(client: kube::Client) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_two_candidates_see_one_expired_lease() {
-    let row = Row {
-        number: "05",
-        fault: "two candidates see one expired lease, 200 trials",
-        promise: "L2, R3",
-        expected: "trials in which both believed to lead: 0",
-    };
-    let Some(kubeconfig) = server("CHAT_SYNC_TEST_KUBECONFIG") else { return row.not_run("no Kubernetes API") };
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
-    let client = kube::Client::try_from(config).expect("a client");
-    let mut both = Vec::new();
-    for _ in 0..TRIALS / ABREAST {
-        both.extend(join_all((0..ABREAST).map(|_| trial(client.clone()))).await);
-    }
-    let (count, longest) =
-        (both.iter().filter(|both| !both.is_zero()).count(), both.iter().max().copied().unwrap_or_default());
-    assert_eq!(count, 0, "both acquired one lease, for {} ms at most", longest.as_millis());
-    row.came_to(true, &format!("both believed in {count} of {}, {} ms at most", both.len(), longest.as_millis()));
+    alone(async {
+        let row = Row {
+            number: "05",
+            fault: "two candidates see one expired lease, 200 trials",
+            promise: "L2, R3",
+            expected: "trials in which both believed to lead: 0",
+        };
+        let Some(kubeconfig) = server("CHAT_SYNC_TEST_KUBECONFIG") else { return row.not_run("no Kubernetes API") };
+        let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
+        let client = kube::Client::try_from(config).expect("a client");
+        let mut both = Vec::new();
+        for _ in 0..TRIALS / ABREAST {
+            both.extend(join_all((0..ABREAST).map(|_| trial(client.clone()))).await);
+        }
+        let (count, longest) =
+            (both.iter().filter(|both| !both.is_zero()).count(), both.iter().max().copied().unwrap_or_default());
+        assert_eq!(count, 0, "both acquired one lease, for {} ms at most", longest.as_millis());
+        row.came_to(true, &format!("both believed in {count} of {}, {} ms at most", both.len(), longest.as_millis()));
+    })
+    .await;
 }

@@ -7,13 +7,15 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use system_tests::own_kafka::OwnKafka;
 use system_tests::own_postgres::OwnPostgres;
 use system_tests::pipeline::{Options, host_and_port};
 use system_tests::proxy::{Fault, Proxy};
 
+use crate::servers::read_only;
 use crate::table::{Row, long};
-use crate::trial::{Setup, Trial};
+use crate::trial::{Setup, Trial, alone};
 
 #[derive(Debug, Clone, Copy)]
 enum Harm {
@@ -26,10 +28,24 @@ enum Harm {
     CutRedis,
     KillPostgres,
     CutPostgres,
+    LockATable,
+    ReadOnlyPostgres,
     KillKafka,
     StallKafka,
     ResetKafka,
     SpoilTheSource,
+}
+
+/// Not harmed in two ways at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Leader,
+    Writer(usize),
+    Internal,
+    Redis,
+    Postgres,
+    Kafka,
+    Source,
 }
 
 const HARMS: &[Harm] = &[
@@ -44,11 +60,36 @@ const HARMS: &[Harm] = &[
     Harm::CutRedis,
     Harm::KillPostgres,
     Harm::CutPostgres,
+    Harm::LockATable,
+    Harm::ReadOnlyPostgres,
     Harm::KillKafka,
     Harm::StallKafka,
     Harm::ResetKafka,
     Harm::SpoilTheSource,
 ];
+
+impl Harm {
+    fn target(self) -> Target {
+        match self {
+            Self::KillLeader | Self::EndLeader | Self::FreezeLeader => Target::Leader,
+            Self::KillWriter(number) | Self::FreezeWriter(number) => Target::Writer(number),
+            Self::KillInternal => Target::Internal,
+            Self::CutRedis => Target::Redis,
+            Self::KillPostgres | Self::CutPostgres | Self::LockATable | Self::ReadOnlyPostgres => Target::Postgres,
+            Self::KillKafka | Self::StallKafka | Self::ResetKafka => Target::Kafka,
+            Self::SpoilTheSource => Target::Source,
+        }
+    }
+}
+
+/// A harm that was done, and what it takes to undo it.
+struct Done {
+    harm: Harm,
+    /// The leader that was harmed.
+    leader: usize,
+    /// The session that holds a lock.
+    holds: Option<PgConnection>,
+}
 
 /// The servers that are harmed.
 struct Servers {
@@ -62,7 +103,7 @@ struct Servers {
 impl Servers {
     async fn start() -> Option<Self> {
         let redis = server("CHAT_SYNC_TEST_REDIS")?;
-        let (kafka, to_kafka) = OwnKafka::behind_a_proxy().await?;
+        let (kafka, to_kafka) = OwnKafka::with_a_proxy().await?;
         let postgres = OwnPostgres::start().await?;
         let to_postgres = Proxy::to(host_and_port(postgres.url().expose())).await;
         Some(Self { kafka, to_kafka, postgres, to_postgres, to_redis: Proxy::to(host_and_port(&redis)).await })
@@ -72,76 +113,82 @@ impl Servers {
         let url = self.postgres.url();
         let told = url.expose().replacen(host_and_port(url.expose()), &self.to_postgres.address, 1);
         Options {
-            kafka: Some(self.kafka.address.clone()),
+            kafka: Some(self.to_kafka.address.clone()),
             database: Some((url, told)),
             redis_through: Some(self.to_redis.address.clone()),
             ..Options::default()
         }
     }
 
-    /// Does the harm and undoes it after a while.
-    async fn harm(&mut self, trial: &mut Trial, harm: Harm, lasts: Duration) {
+    async fn session(&self) -> PgConnection {
+        PgConnection::connect(self.postgres.url().expose()).await.expect("Postgres")
+    }
+
+    async fn harm(&mut self, trial: &mut Trial, harm: Harm, lasts: Duration) -> Done {
+        let mut done = Done { harm, leader: 0, holds: None };
         match harm {
             Harm::KillLeader | Harm::EndLeader | Harm::FreezeLeader => {
-                let leader = trial.leader().await;
-                let (process, _) = trial.synchronizers().into_iter().nth(leader).expect("the leader");
+                done.leader = trial.leader().await;
+                let (process, _) = trial.synchronizers().into_iter().nth(done.leader).expect("the leader");
                 match harm {
                     Harm::KillLeader => process.kill(),
                     Harm::EndLeader => assert!(process.terminate().await.success(), "it ends well"),
                     _ => process.signal("STOP"),
                 }
-                tokio::time::sleep(lasts).await;
-                if matches!(harm, Harm::FreezeLeader) { process.signal("CONT") } else { process.start_again() }
             }
-            Harm::KillWriter(number) => {
-                trial.writer(number).kill();
-                tokio::time::sleep(lasts).await;
-                trial.writer(number).start_again();
+            Harm::KillWriter(number) => trial.writer(number).kill(),
+            Harm::FreezeWriter(number) => trial.writer(number).signal("STOP"),
+            Harm::KillInternal => trial.pipeline.internal.kill(),
+            Harm::CutRedis => self.to_redis.cut(),
+            Harm::CutPostgres => self.to_postgres.cut(),
+            Harm::KillPostgres => self.postgres.kill().await,
+            Harm::LockATable => {
+                let lock = "BEGIN; LOCK TABLE messages IN ACCESS EXCLUSIVE MODE";
+                let mut session = self.session().await;
+                sqlx::raw_sql(lock).execute(&mut session).await.expect("the lock");
+                done.holds = Some(session);
             }
-            Harm::FreezeWriter(number) => {
-                trial.writer(number).signal("STOP");
-                tokio::time::sleep(lasts).await;
-                trial.writer(number).signal("CONT");
-            }
-            Harm::KillInternal => {
-                trial.pipeline.internal.kill();
-                tokio::time::sleep(lasts).await;
-                trial.pipeline.internal.start_again();
-            }
-            Harm::CutRedis => cut(&self.to_redis, lasts).await,
-            Harm::CutPostgres => cut(&self.to_postgres, lasts).await,
-            Harm::KillPostgres => {
-                self.postgres.kill().await;
-                tokio::time::sleep(lasts).await;
-                self.postgres.start_again().await;
-            }
-            Harm::KillKafka => {
-                self.kafka.kill();
-                tokio::time::sleep(lasts).await;
-                self.kafka.start_again().await;
-            }
-            Harm::StallKafka => {
-                self.to_kafka.misbehave(Fault::Stall);
-                tokio::time::sleep(lasts).await;
-                self.to_kafka.misbehave(Fault::None);
-            }
+            Harm::ReadOnlyPostgres => read_only(&mut self.session().await, "on").await,
+            Harm::KillKafka => self.kafka.kill(),
+            Harm::StallKafka => self.to_kafka.misbehave(Fault::Stall),
             Harm::ResetKafka => self.to_kafka.reset(),
             Harm::SpoilTheSource => {
                 let often = json!({ "rate": 0.3, "seconds": lasts.as_secs_f64() });
-                trial
-                    .vendor()
-                    .misbehave(json!({ "server_error": often, "cut_body": often, "duplicates": often }))
-                    .await;
-                tokio::time::sleep(lasts).await;
+                let spoiled = json!({ "server_error": often, "cut_body": often, "duplicates": often });
+                trial.vendor().misbehave(spoiled).await;
             }
+        }
+        done
+    }
+
+    async fn undo(&mut self, trial: &mut Trial, done: Done) {
+        match done.harm {
+            Harm::KillLeader | Harm::EndLeader => trial.synchronizers()[done.leader].0.start_again(),
+            Harm::FreezeLeader => trial.synchronizers()[done.leader].0.signal("CONT"),
+            Harm::KillWriter(number) => trial.writer(number).start_again(),
+            Harm::FreezeWriter(number) => trial.writer(number).signal("CONT"),
+            Harm::KillInternal => trial.pipeline.internal.start_again(),
+            Harm::CutRedis => self.to_redis.restore(),
+            Harm::CutPostgres => self.to_postgres.restore(),
+            Harm::KillPostgres => self.postgres.start_again().await,
+            Harm::LockATable => drop(done.holds),
+            Harm::ReadOnlyPostgres => read_only(&mut self.session().await, "off").await,
+            Harm::KillKafka => self.kafka.start_again().await,
+            Harm::StallKafka => self.to_kafka.misbehave(Fault::None),
+            // They end by themselves.
+            Harm::ResetKafka | Harm::SpoilTheSource => {}
         }
     }
 }
 
-async fn cut(proxy: &Proxy, lasts: Duration) {
-    proxy.cut();
-    tokio::time::sleep(lasts).await;
-    proxy.restore();
+/// One harm, or two to different targets.
+fn some_harms(random: &mut StdRng) -> Vec<Harm> {
+    let mut harms = vec![*HARMS.choose(random).expect("some")];
+    let another = *HARMS.choose(random).expect("some");
+    if random.random() && another.target() != harms[0].target() {
+        harms.push(another);
+    }
+    harms
 }
 
 /// Says the seed if the run fails.
@@ -157,40 +204,50 @@ impl Drop for Seed {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_at_random() {
-    let row = Row {
-        number: "17",
-        fault: "leaders, writers, internal, Kafka, Postgres, Redis and the source harmed at random for 10 min (a minute in the short \
-                run)",
-        promise: "L1, L2, W1-W4, V3",
-        expected: "the checker finds nothing",
-    };
-    let Some(mut setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
-    let Some(mut servers) = Servers::start().await else { return row.not_run("no servers") };
-    let seed = std::env::var("CHAT_SYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = Seed(seed.unwrap_or_else(rand::random));
-    let mut random = StdRng::seed_from_u64(seed.0);
-    (setup.options, setup.standbys, setup.writers) = (servers.options(), 2, 2);
-    let Some(mut trial) = Trial::begin(setup).await else { return row.not_run("no servers") };
-    let (began, length) = (Instant::now(), Duration::from_secs(if long() { 600 } else { 60 }));
-    let mut done = 0;
-    while began.elapsed() < length {
-        let harm = *HARMS.choose(&mut random).expect("some");
-        let lasts = Duration::from_millis(random.random_range(100..8_000));
-        eprintln!("{:.1} s: {harm:?} for {lasts:?}", began.elapsed().as_secs_f64());
-        servers.harm(&mut trial, harm, lasts).await;
-        done += 1;
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..3_000))).await;
-    }
-    trial.goes_on().await;
-    let verdict = trial.end(&[]).await;
-    row.came_to(
-        true,
-        &format!(
-            "seed {}: {done} harms in {:.0} s, {} changes, {:.3} records a change",
-            seed.0,
-            length.as_secs_f64(),
-            verdict.changes,
-            verdict.records_a_change()
-        ),
-    );
+    alone(async {
+        let row = Row {
+            number: "17",
+            fault: "leaders, writers, internal, Kafka, Postgres, Redis and the source harmed at random, up to two at \
+                once, for 10 min (a minute in the short run)",
+            promise: "L1, L2, W1-W4, V3",
+            expected: "the checker finds nothing",
+        };
+        let Some(mut setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+        let Some(mut servers) = Servers::start().await else { return row.not_run("no servers") };
+        let seed = std::env::var("CHAT_SYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = Seed(seed.unwrap_or_else(rand::random));
+        let mut random = StdRng::seed_from_u64(seed.0);
+        (setup.options, setup.standbys, setup.writers) = (servers.options(), 2, 2);
+        let Some(mut trial) = Trial::begin(setup).await else { return row.not_run("no servers") };
+        let (began, length) = (Instant::now(), Duration::from_secs(if long() { 600 } else { 60 }));
+        let mut done = 0;
+        while began.elapsed() < length {
+            let harms = some_harms(&mut random);
+            let lasts = Duration::from_millis(random.random_range(100..8_000));
+            eprintln!("{:.1} s: {harms:?} for {lasts:?}", began.elapsed().as_secs_f64());
+            let mut undo = Vec::new();
+            for harm in harms {
+                undo.push(servers.harm(&mut trial, harm, lasts).await);
+            }
+            tokio::time::sleep(lasts).await;
+            for harmed in undo {
+                servers.undo(&mut trial, harmed).await;
+                done += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..3_000))).await;
+        }
+        trial.goes_on().await;
+        let verdict = trial.end(&[]).await;
+        row.came_to(
+            true,
+            &format!(
+                "seed {}: {done} harms in {:.0} s, {} changes, {:.3} records a change",
+                seed.0,
+                length.as_secs_f64(),
+                verdict.changes,
+                verdict.records_a_change()
+            ),
+        );
+    })
+    .await;
 }

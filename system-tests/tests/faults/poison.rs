@@ -93,30 +93,36 @@ async fn letters(pool: &PgPool) -> BTreeMap<String, i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w4_a_thousand_poisoned_records_among_ten_thousand_good_ones() {
-    let row = Row {
-        number: "16",
-        fault: "1,000 poisoned records among 10,000 good: bad UTF-8, U+0000, depth 10,000, 5 MB, wrong types, unknown \
-                kinds, version not matching",
-        promise: "W4",
-        expected: "all good stored; exactly the poison dead-lettered; rate of the good at least 0.8 of a clean run",
-    };
-    let _alone = alone().await;
-    let mut took = Vec::new();
-    let mut expected = BTreeMap::new();
-    for number in 0..POISON {
-        *expected.entry(poison(number).1.to_owned()).or_insert(0) += 1;
-    }
-    for poisoned in [false, true] {
-        let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return row.not_run("no servers") };
-        pipeline.ready().await;
-        let (seconds, letters) = stored_in(&mut pipeline, poisoned).await;
-        assert_eq!(letters, if poisoned { expected.clone() } else { BTreeMap::new() });
-        took.push(seconds);
-    }
-    row.came_to(took[0] / took[1] >= 0.8, &format!(
-        "{:.0} good records a second, the writer's start included; {:.2} of a clean run's; {POISON} dead letters of {} reasons",
-        GOOD as f64 / took[1],
-        took[0] / took[1],
-        expected.len()
-    ));
+    alone(async {
+        let row = Row {
+            number: "16",
+            fault: "1,000 poisoned records among 10,000 good: bad UTF-8, U+0000, depth 10,000, 5 MB, wrong types, \
+                unknown kinds, version not matching",
+            promise: "W4",
+            expected: "all good stored; exactly the poison dead-lettered; rate of the good at least 0.8 of a clean run",
+        };
+        let mut took = Vec::new();
+        let mut expected = BTreeMap::new();
+        for number in 0..POISON {
+            *expected.entry(poison(number).1.to_owned()).or_insert(0) += 1;
+        }
+        for poisoned in [false, true] {
+            let Some(mut pipeline) = Pipeline::start(Options::default()).await else {
+                return row.not_run("no servers");
+            };
+            pipeline.ready().await;
+            let (seconds, letters) = stored_in(&mut pipeline, poisoned).await;
+            assert_eq!(letters, if poisoned { expected.clone() } else { BTreeMap::new() });
+            took.push(seconds);
+        }
+        let (rate, ratio, reasons) = (GOOD as f64 / took[1], took[0] / took[1], expected.len());
+        row.came_to(
+            ratio >= 0.8,
+            &format!(
+                "{rate:.0} good records a second, the writer's start included; {ratio:.2} of a clean run's; {POISON} \
+             dead letters of {reasons} reasons"
+            ),
+        );
+    })
+    .await;
 }

@@ -15,7 +15,7 @@ use system_tests::tool::verifies;
 
 use crate::servers::copy_of;
 use crate::table::Row;
-use crate::trial::{Setup, Trial, now_ms};
+use crate::trial::{RATE, Setup, Trial, alone, now_ms};
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
@@ -47,48 +47,54 @@ async fn is_whole_again(mut trial: Trial, fault_at: f64, row: Row) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w1_the_topic_is_deleted_and_made_again() {
-    let row = Row {
-        number: "14a",
-        fault: "topic deleted and made again",
-        promise: "W1, W4",
-        expected: "reconcile runs by itself, drift 0",
-    };
-    let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
-    let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
-    let kafka = trial.pipeline.kafka.clone();
-    // The synchronizer makes the topics when it starts.
-    trial.pipeline.synchronizer.kill();
-    let deleted = admin(&kafka).delete_topics(&[&topic], &options()).await.expect("the broker answers");
-    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-    let fault_at = now_ms() as f64 / 1000.0;
-    trial.for_a(Duration::from_secs(2)).await;
-    trial.pipeline.synchronizer.start_again();
-    trial.pipeline.ready().await;
-    trial.goes_on().await;
-    is_whole_again(trial, fault_at, row).await;
+    alone(async {
+        let row = Row {
+            number: "14a",
+            fault: "topic deleted and made again",
+            promise: "W1, W4",
+            expected: "reconcile runs by itself, drift 0",
+        };
+        let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
+        let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
+        let kafka = trial.pipeline.kafka.clone();
+        // The synchronizer makes the topics when it starts.
+        trial.pipeline.synchronizer.kill();
+        let deleted = admin(&kafka).delete_topics(&[&topic], &options()).await.expect("the broker answers");
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        let fault_at = now_ms() as f64 / 1000.0;
+        trial.writes(2 * RATE).await;
+        trial.pipeline.synchronizer.start_again();
+        trial.pipeline.ready().await;
+        trial.goes_on().await;
+        is_whole_again(trial, fault_at, row).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w1_retention_cuts_the_log_below_what_was_stored() {
-    let row = Row {
-        number: "14b",
-        fault: "progress out of range after retention",
-        promise: "W1, W4",
-        expected: "reconcile runs by itself, drift 0",
-    };
-    let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
-    let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
-    let kafka = trial.pipeline.kafka.clone();
-    trial.pipeline.writer.kill();
-    trial.for_a(Duration::from_secs(3)).await;
-    let mut cut = TopicPartitionList::new();
-    for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
-        cut.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
-    }
-    admin(&kafka).delete_records(&cut, &options()).await.expect("the log is cut");
-    let fault_at = now_ms() as f64 / 1000.0;
-    trial.pipeline.writer.start_again();
-    trial.pipeline.ready().await;
-    trial.goes_on().await;
-    is_whole_again(trial, fault_at, row).await;
+    alone(async {
+        let row = Row {
+            number: "14b",
+            fault: "progress out of range after retention",
+            promise: "W1, W4",
+            expected: "reconcile runs by itself, drift 0",
+        };
+        let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
+        let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
+        let kafka = trial.pipeline.kafka.clone();
+        trial.pipeline.writer.kill();
+        trial.writes(3 * RATE).await;
+        let mut cut = TopicPartitionList::new();
+        for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
+            cut.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
+        }
+        admin(&kafka).delete_records(&cut, &options()).await.expect("the log is cut");
+        let fault_at = now_ms() as f64 / 1000.0;
+        trial.pipeline.writer.start_again();
+        trial.pipeline.ready().await;
+        trial.goes_on().await;
+        is_whole_again(trial, fault_at, row).await;
+    })
+    .await;
 }

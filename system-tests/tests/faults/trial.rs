@@ -13,7 +13,9 @@ use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
 use system_tests::vendor::Vendor;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
+
+use crate::table::long;
 
 pub const CHATS: usize = 6;
 const READERS: usize = 6;
@@ -22,10 +24,18 @@ pub const RATE: u64 = 200;
 
 /// They measure how long things take, and each takes both cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// How long one may take: several times what the longest does, in short runs and in long ones.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LONG_LIMIT: Duration = Duration::from_secs(90 * 60);
 
-/// Waits for its turn.
-pub async fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().await
+/// Runs a test when its turn has come.
+///
+/// # Panics
+/// If it is not over within its limit; whatever it started is ended.
+pub async fn alone(test: impl Future<Output = ()>) {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let limit = if long() { LONG_LIMIT } else { LIMIT };
+    tokio::time::timeout(limit, test).await.expect("a test is over within its limit");
 }
 
 /// What is to be started.
@@ -65,13 +75,11 @@ pub struct Trial {
     pub chats: Vec<String>,
     pub checker: Checker,
     flow: Option<Flow>,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Trial {
     /// Everything is up, people write and watch; `None`, said loudly, without the servers.
     pub async fn begin(setup: Setup) -> Option<Self> {
-        let alone = alone().await;
         let Setup { mut options, kubeconfig, standbys, writers, first, second } = setup;
         let lease: Vec<(&str, String)> = kubeconfig.map_or(Vec::new(), |kubeconfig| {
             vec![("KUBECONFIG", kubeconfig), ("CHAT_SYNC_LEASE", format!("synchronizer{}", unique_suffix()))]
@@ -91,7 +99,6 @@ impl Trial {
             chats: Vec::new(),
             pipeline,
             flow: None,
-            _alone: alone,
         };
         for number in 0..standbys {
             let address = format!("127.0.0.1:{}", free_port());
@@ -134,13 +141,18 @@ impl Trial {
 
     /// People write for another second and what they write is seen.
     pub async fn goes_on(&self) {
-        let enough = self.posted() + RATE;
-        eventually!(self.posted() >= enough, "people write");
+        self.writes(RATE).await;
         let id = self.vendor().post(&self.chats[0], "this one is seen").await;
         eventually!(self.readers[0].text(&self.chats[0], &id).is_some(), "what is written is seen");
     }
 
-    /// People write for so long.
+    /// Waits until people have made so many more changes.
+    pub async fn writes(&self, changes: u64) {
+        let enough = self.posted() + changes;
+        eventually!(self.posted() >= enough, "people write");
+    }
+
+    /// People write for so long: what is wrong meanwhile lasts as long.
     pub async fn for_a(&self, while_: Duration) {
         tokio::time::sleep(while_).await;
     }

@@ -9,6 +9,7 @@ use all_in_one::embedded_log::EmbeddedLog;
 use all_in_one::embedded_store::EmbeddedStore;
 use async_trait::async_trait;
 use contract::{Marker, Record, Timestamp};
+use platform::config::Secret;
 use platform::event_log::{
     EventLog, LogError, LogRecord, NewRecord, Offsets, Reader as LogReader, Sharing, Topic, TopicPartition, TopicSpec,
 };
@@ -236,14 +237,9 @@ async fn w3_a_store_that_went_back_in_time_is_caught_up() {
     let (log, _, _folder) = embedded().await;
     log.ensure_topics(&[one_partition()]).await.unwrap();
     append(&log, 0..15).await;
-    let store = Arc::new(Postgres::new(platform::postgres::pool(&url, 2, true).unwrap()));
-    let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
-    let stop = Stop::new();
-    let running = tokio::spawn(writer::run(settings, Arc::new(log.clone()), store, Health::new(), stop.clone()));
+    let writing = Writing::begin(log.clone(), in_postgres(&url));
     let pool = PgPool::connect(url.expose()).await.unwrap();
-    let count = async || -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap_or_default()
-    };
+    let count = async || count(&pool, "messages").await;
     eventually!(count().await == 15, "the first are stored");
     sqlx::raw_sql("CREATE TABLE older AS TABLE progress").execute(&pool).await.unwrap();
     append(&log, 15..20).await;
@@ -256,8 +252,60 @@ async fn w3_a_store_that_went_back_in_time_is_caught_up() {
     eventually!(count().await == 25, "what the store forgot is applied again");
     let next: i64 = sqlx::query_scalar("SELECT next_offset FROM progress").fetch_one(&pool).await.unwrap();
     assert_eq!(next, 25);
-    stop.cancel();
-    running.await.unwrap().unwrap();
+    writing.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w1_another_log_in_the_place_of_the_one_that_was_applied_is_noticed() {
+    let Some(url) = postgres_database().await else { return };
+    let pool = PgPool::connect(url.expose()).await.unwrap();
+    let count = async |table| count(&pool, table).await;
+    let (first, _, _folder) = embedded().await;
+    first.ensure_topics(&[one_partition()]).await.unwrap();
+    append(&first, 0..15).await;
+    let writing = Writing::begin(first, in_postgres(&url));
+    eventually!(count("messages").await == 15, "the first log is stored");
+    writing.end().await;
+    let requests = count("reconcile_requests").await;
+    // It is longer than what was applied of the first: no offset tells them apart.
+    let (second, _, _folder) = embedded().await;
+    second.ensure_topics(&[one_partition()]).await.unwrap();
+    append(&second, 100..130).await;
+    let writing = Writing::begin(second, in_postgres(&url));
+    eventually!(count("messages").await == 45, "the second log is stored from its beginning");
+    eventually!(count("reconcile_requests").await > requests, "what the first one still had is asked for");
+    writing.end().await;
+}
+
+/// A writer that runs in this process.
+struct Writing {
+    stop: Stop,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Writing {
+    fn begin(log: EmbeddedLog, store: Arc<dyn Store>) -> Self {
+        let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
+        let stop = Stop::new();
+        let running = writer::run(settings, Arc::new(log), store, Health::new(), stop.clone());
+        let task = tokio::spawn(async { running.await.unwrap() });
+        Self { stop, task }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn in_postgres(url: &Secret) -> Arc<dyn Store> {
+    Arc::new(Postgres::new(platform::postgres::pool(url, 2, true).unwrap()))
+}
+
+/// How many rows a table has; 0 before it is there.
+async fn count(pool: &PgPool, table: &str) -> i64 {
+    let question = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+    sqlx::query_scalar(question).fetch_one(pool).await.unwrap_or_default()
 }
 
 /// A store that refuses one message for what it is.
@@ -291,10 +339,7 @@ async fn w4_a_record_that_the_store_refuses_is_found_and_dead_lettered_alone() {
     let log = EmbeddedLog::open(db.clone()).await.unwrap();
     log.ensure_topics(&[one_partition()]).await.unwrap();
     append(&log, 0..20).await;
-    let settings = writer::Settings { topic_suffix: String::new(), group: "writer".into() };
-    let stop = Stop::new();
-    let running =
-        tokio::spawn(writer::run(settings, Arc::new(log), Arc::new(Picky(store)), Health::new(), stop.clone()));
+    let writing = Writing::begin(log, Arc::new(Picky(store)));
     let count = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&db.read).await.unwrap();
     eventually!(count("SELECT coalesce(max(next_offset), 0) FROM progress").await == 20, "all have met their fate");
     assert_eq!(count("SELECT count(*) FROM messages").await, 19);
@@ -302,8 +347,7 @@ async fn w4_a_record_that_the_store_refuses_is_found_and_dead_lettered_alone() {
         count("SELECT count(*) FROM dead_letters WHERE reason = 'refused_by_store' AND \"offset\" = 7").await,
         1
     );
-    stop.cancel();
-    running.await.unwrap().unwrap();
+    writing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use contract::Timestamp;
 use futures::stream::{SplitSink, SplitStream};
@@ -13,6 +14,7 @@ use platform::lifecycle::Stop;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::copy::ChatCopy;
 use crate::hub::{ConnectionId, Hub, Known};
@@ -22,12 +24,33 @@ use crate::shown::{ShownChat, ShownMessage};
 
 /// How often a browser is told how old its copy is.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// How long one write may take before the browser is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a closing frame may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Within how long browsers of a pod that stops come back, each at its own moment: not all to the next pod at once.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// Why the server closes, besides 1001 when it stops.
+const SILENT: u16 = 4000;
 /// How many chats one connection may watch at once.
 const MAX_SUBSCRIPTIONS: usize = 100;
 /// The greatest frame that is read from a browser, in bytes.
 pub const MAX_FRAME: usize = 16 << 10;
+
+/// How long a browser is put up with.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How often it is pinged; browsers answer by themselves.
+    pub ping: Duration,
+    /// Without a word from it for so long, answers to pings included, it is given up: its machine may be gone.
+    pub silent: Duration,
+    /// How long one write may take.
+    pub write: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ping: Duration::from_secs(20), silent: Duration::from_secs(40), write: Duration::from_secs(20) }
+    }
+}
 
 /// What a browser says.
 #[derive(Debug, Deserialize)]
@@ -73,60 +96,92 @@ impl ServerFrame<'_> {
 
 /// Serves a browser until it goes, or the stop signal. One task reads and one writes: what is pushed to a thousand
 /// browsers wakes the thousand that write only.
-pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, stop: Stop) {
+pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, limits: Limits, stop: Stop) {
     let outbox = Arc::new(Outbox::default());
     let id = hub.connect(outbox.clone());
     let (sink, stream) = socket.split();
     let (stale, reload) = mpsc::channel(1);
+    let (close, closing) = mpsc::channel(1);
     let mut writing = JoinSet::new();
-    writing.spawn(write(sink, hub.clone(), outbox.clone(), stale, stop));
+    let writer = Writer { sink, hub: hub.clone(), outbox: outbox.clone(), stale, limits };
+    writing.spawn(writer.write(closing, stop));
     let browser = Browser { hub: hub.clone(), copy, id, outbox, loads: JoinSet::new(), watched: HashMap::new() };
-    tokio::select! {
-        () = browser.read(stream, reload) => {}
-        _ = writing.join_next() => {}
-    }
+    let ended = tokio::select! {
+        ended = browser.read(stream, reload, limits.silent) => ended,
+        _ = writing.join_next() => None,
+    };
     hub.disconnect(id);
+    if let Some(why) = ended
+        && close.send(why).await.is_ok()
+    {
+        let _ = writing.join_next().await;
+    }
 }
 
-/// Writes what waits, and the heartbeats; ends with the connection, or with the stop signal.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
+/// The writing side of a connection.
+struct Writer {
+    sink: SplitSink<WebSocket, Message>,
     hub: Arc<Hub>,
     outbox: Arc<Outbox>,
     stale: mpsc::Sender<BTreeSet<String>>,
-    stop: Stop,
-) {
-    let mut heartbeats = tokio::time::interval(HEARTBEAT);
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        tokio::select! {
-            () = outbox.ready() => {
-                let (frames, reload) = outbox.take();
-                let written = async {
-                    for frame in frames {
-                        sink.feed(Message::Text(frame)).await?;
-                    }
-                    sink.flush().await
-                };
-                if !matches!(tokio::time::timeout(PATIENCE, written).await, Ok(Ok(()))) {
-                    return;
+    limits: Limits,
+}
+
+impl Writer {
+    /// Writes what waits, heartbeats and pings; ends with the connection, with `closing`, or with the stop signal.
+    async fn write(mut self, mut closing: mpsc::Receiver<CloseFrame>, stop: Stop) {
+        let mut heartbeats = tokio::time::interval(HEARTBEAT);
+        let mut pings = tokio::time::interval_at(Instant::now() + self.limits.ping, self.limits.ping);
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let written = tokio::select! {
+                () = self.outbox.ready() => self.write_what_waits().await,
+                _ = heartbeats.tick() => {
+                    let beat = ServerFrame::Heartbeat { fresh_as_of: self.hub.fresh_as_of(), now: Timestamp::now() };
+                    self.outbox.push(Arc::new(About::Heartbeat), beat.encode());
+                    Ok(())
                 }
-                // After what was written: a browser that is slow must not have the store read again and again.
-                if !reload.is_empty() && stale.send(reload).await.is_err() {
-                    return;
-                }
-            }
-            _ = heartbeats.tick() => {
-                let beat = ServerFrame::Heartbeat { fresh_as_of: hub.fresh_as_of(), now: Timestamp::now() };
-                outbox.push(Arc::new(About::Heartbeat), beat.encode());
-            }
-            () = &mut stopped => {
-                let going = CloseFrame { code: close_code::AWAY, reason: "going away".into() };
-                let _ = tokio::time::timeout(Duration::from_secs(1), sink.send(Message::Close(Some(going)))).await;
+                _ = pings.tick() => self.send(Message::Ping(Bytes::new()), self.limits.write).await,
+                Some(why) = closing.recv() => return self.close(why).await,
+                () = &mut stopped => return self.close(going_away()).await,
+            };
+            if written.is_err() {
                 return;
             }
         }
     }
+
+    async fn write_what_waits(&mut self) -> Result<(), Gone> {
+        let (frames, reload) = self.outbox.take();
+        let written = async {
+            for frame in frames {
+                self.sink.feed(Message::Text(frame)).await?;
+            }
+            self.sink.flush().await
+        };
+        tokio::time::timeout(self.limits.write, written).await.map_err(|_| Gone)?.map_err(|_| Gone)?;
+        if reload.is_empty() {
+            return Ok(());
+        }
+        // After what was written: a browser that is slow must not have the store read again and again.
+        self.stale.send(reload).await.map_err(|_| Gone)
+    }
+
+    async fn send(&mut self, message: Message, limit: Duration) -> Result<(), Gone> {
+        tokio::time::timeout(limit, self.sink.send(message)).await.map_err(|_| Gone)?.map_err(|_| Gone)
+    }
+
+    async fn close(&mut self, why: CloseFrame) {
+        let _ = self.send(Message::Close(Some(why)), GOODBYE).await;
+    }
+}
+
+/// The browser cannot be written to any more.
+struct Gone;
+
+fn going_away() -> CloseFrame {
+    let wait = rand::random_range(0..COME_BACK.as_millis());
+    CloseFrame { code: close_code::AWAY, reason: format!("retry after {wait} ms").into() }
 }
 
 /// The reading side of a connection.
@@ -141,16 +196,29 @@ struct Browser {
 }
 
 impl Browser {
-    /// Hears until the browser goes; `reload` brings chats of which updates were dropped.
-    async fn read(mut self, mut stream: SplitStream<WebSocket>, mut reload: mpsc::Receiver<BTreeSet<String>>) {
+    /// Hears until the browser goes, or until it was silent for so long: then it gives what to say to it. `reload` brings
+    /// chats of which updates were dropped.
+    async fn read(
+        mut self,
+        mut stream: SplitStream<WebSocket>,
+        mut reload: mpsc::Receiver<BTreeSet<String>>,
+        silent: Duration,
+    ) -> Option<CloseFrame> {
+        let mut given_up = pin!(tokio::time::sleep(silent));
         loop {
             tokio::select! {
-                said = stream.next() => match said {
-                    Some(Ok(Message::Text(text))) => self.hear(&text),
-                    Some(Ok(Message::Binary(_))) => self.complain("bad_frame", "frames are JSON text".into(), None),
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                },
+                said = stream.next() => {
+                    match said {
+                        Some(Ok(Message::Text(text))) => self.hear(&text),
+                        Some(Ok(Message::Binary(_))) => self.complain("bad_frame", "frames are JSON text".into(), None),
+                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                        Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    }
+                    given_up.as_mut().reset(Instant::now() + silent);
+                }
+                () = &mut given_up => {
+                    return Some(CloseFrame { code: SILENT, reason: "it answers no pings".into() });
+                }
                 Some(chats) = reload.recv() => {
                     for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
                         self.watch(chat, None);

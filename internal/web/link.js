@@ -49,17 +49,19 @@ export class Link {
       this.hear(frame);
       this.watch();
     };
-    socket.onclose = () => {
-      if (socket === this.socket) this.again();
+    socket.onclose = ({ reason }) => {
+      const hint = /^retry after (\d+) ms$/.exec(reason);
+      if (socket === this.socket) this.again(hint && Number(hint[1]));
     };
   }
 
-  again() {
+  /** Connects again: after `hint` ms if the server asked for that, else the sooner the fewer attempts have failed. */
+  again(hint = null) {
     const socket = this.socket;
     this.socket = null;
     socket?.close();
     const wait = Math.min(5000, 200 * 2 ** this.attempt++) * (0.5 + Math.random());
-    setTimeout(() => this.connect(), wait);
+    setTimeout(() => this.connect(), hint ?? wait);
     this.watch();
   }
 

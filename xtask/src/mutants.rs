@@ -97,10 +97,10 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "only a lease that names this candidate is its own",
         file: "platform/src/leadership/lease.rs",
-        from: "if holder == Some(&self.identity) { Attempt::Held }",
+        from: "if holder == Some(identity) { Attempt::Held }",
         to: "if holder.is_some() { Attempt::Held }",
-        binary: ["platform", "it"],
-        test: "a_lease_that_names_another_ends_leadership",
+        binary: ["platform", LIB],
+        test: "an_answer_with_another_holder_is_no_lease_of_ours",
     },
     Mutant {
         guard: "a lease is taken over by compare-and-set",

@@ -22,7 +22,7 @@ use crate::copy::{ChatCopy, CopyError, Page};
 use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
 use crate::hub::Hub;
 use crate::ops::Ops;
-use crate::to_browser::{self, MAX_FRAME};
+use crate::to_browser::{self, Limits, MAX_FRAME};
 
 const MAX_LIMIT: u32 = 500;
 
@@ -183,7 +183,7 @@ async fn web_socket(
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(32 << 20)
-        .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, app.stop));
+        .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, Limits::default(), app.stop));
     Ok(upgraded)
 }
 

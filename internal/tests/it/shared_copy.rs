@@ -13,7 +13,7 @@ use platform::eventually;
 
 /// Counts how often it is read; fails the first time, if it is told to.
 #[derive(Default)]
-struct Counted {
+pub struct Counted {
     reads: AtomicU32,
     fails_first: bool,
 }

@@ -159,7 +159,7 @@ impl Lease {
     async fn renew(&self) -> Result<Attempt, kube_leader_election::Error> {
         let (LeaseLockResult::Acquired(lease) | LeaseLockResult::NotAcquired(lease)) =
             self.lock.try_acquire_or_renew().await?;
-        Ok(self.whose(&lease))
+        Ok(whose(&lease, &self.identity))
     }
 
     /// How long a rival's lease is known to be as it is: nobody has renewed it since.
@@ -178,16 +178,11 @@ impl Lease {
             "acquireTime": now, "renewTime": now, "leaseTransitions": transitions.saturating_add(1),
         });
         match self.patch(lease, &taken).await {
-            Ok(lease) => Ok(self.whose(&lease)),
+            Ok(lease) => Ok(whose(&lease, &self.identity)),
             // The rival was faster.
             Err(kube::Error::Api(refusal)) if refusal.is_conflict() => Ok(Attempt::HeldBy(None)),
             Err(error) => Err(error),
         }
-    }
-
-    fn whose(&self, lease: &Held) -> Attempt {
-        let holder = holder(lease);
-        if holder == Some(&self.identity) { Attempt::Held } else { Attempt::HeldBy(holder.map(str::to_owned)) }
     }
 
     fn take(&self, role: Role, attempt: &Attempt) {
@@ -248,6 +243,12 @@ fn holder(lease: &Held) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
+/// What an answered attempt came to: whatever was asked for, only the holder that is named leads.
+fn whose(lease: &Held, identity: &str) -> Attempt {
+    let holder = holder(lease);
+    if holder == Some(identity) { Attempt::Held } else { Attempt::HeldBy(holder.map(str::to_owned)) }
+}
+
 fn duration(lease: &Held) -> Option<Duration> {
     let seconds = lease.spec.as_ref()?.lease_duration_seconds?;
     u64::try_from(seconds).ok().map(Duration::from_secs)
@@ -294,6 +295,17 @@ mod tests {
         let rival = Some("rival".to_owned());
         let role = next_role(&LEADER, &Attempt::HeldBy(rival.clone()), Duration::ZERO, &settings(false));
         assert_eq!(role, Role::Standby { holder: rival });
+    }
+
+    #[test]
+    fn an_answer_with_another_holder_is_no_lease_of_ours() {
+        let named = |holder: Option<&str>| {
+            serde_json::from_value::<Held>(json!({ "spec": { "holderIdentity": holder } })).expect("a lease")
+        };
+        assert_eq!(whose(&named(Some("us")), "us"), Attempt::Held);
+        assert_eq!(whose(&named(Some("rival")), "us"), Attempt::HeldBy(Some("rival".into())));
+        assert_eq!(whose(&named(Some("")), "us"), Attempt::HeldBy(None));
+        assert_eq!(whose(&named(None), "us"), Attempt::HeldBy(None));
     }
 
     #[test]

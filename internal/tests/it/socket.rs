@@ -1,0 +1,73 @@
+//! How long a browser is put up with, over a real socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::WebSocketUpgrade;
+use axum::routing::get;
+use futures::StreamExt;
+use internal::hub::Hub;
+use internal::to_browser::{Limits, serve};
+use platform::eventually;
+use platform::lifecycle::Stop;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::gate::settings;
+use crate::shared_copy::Counted;
+
+struct Served {
+    hub: Arc<Hub>,
+    url: String,
+    stop: Stop,
+}
+
+async fn served(limits: Limits) -> Served {
+    let hub = Arc::new(Hub::new(&settings(String::new())));
+    let (stop, copy) = (Stop::new(), Arc::new(Counted::default()));
+    let (known, stopping) = (hub.clone(), stop.clone());
+    let route = get(move |upgrade: WebSocketUpgrade| async move {
+        upgrade.on_upgrade(move |socket| serve(socket, known, copy, limits, stopping))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, Router::new().route("/ws", route)).await.unwrap() });
+    Served { hub, url, stop }
+}
+
+/// How a connection ended that was read all the time.
+async fn read_to_its_end(url: String) -> Option<(u16, String)> {
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Close(Some(why)) = message {
+            return Some((why.code.into(), why.reason.to_string()));
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_answers_no_pings_is_given_up_and_who_answers_stays() {
+    let limits = Limits { ping: Duration::from_millis(50), silent: Duration::from_millis(600), ..Limits::default() };
+    let served = served(limits).await;
+    let answers = tokio::spawn(read_to_its_end(served.url.clone()));
+    eventually!(served.hub.browsers() == 1, "the one that answers is there");
+    // Whoever does not read answers nothing.
+    let (mut frozen, _) = connect_async(&served.url).await.unwrap();
+    eventually!(served.hub.browsers() == 2, "both are there");
+    eventually!(served.hub.browsers() == 1, "the frozen one is given up");
+    // Read past the library, which would answer the pings now.
+    let mut told = Vec::new();
+    frozen.get_mut().read_to_end(&mut told).await.unwrap();
+    let close = [0x88, 21, 0x0f, 0xa0]; // a closing frame: the code 4000 and 19 bytes of reason
+    assert!(told.windows(close.len()).any(|part| part == close), "{}", String::from_utf8_lossy(&told));
+    assert!(!answers.is_finished());
+    served.stop.cancel();
+    let (code, reason) = answers.await.unwrap().unwrap();
+    assert_eq!(code, 1001);
+    let wait: u64 = reason.strip_prefix("retry after ").unwrap().strip_suffix(" ms").unwrap().parse().unwrap();
+    assert!(wait < 5000, "{wait}");
+}

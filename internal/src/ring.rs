@@ -68,6 +68,16 @@ impl Ring {
         }
     }
 
+    /// A newer version of the row that stands at `offset` was pushed in its place: whoever reads it here must have that.
+    pub fn renew(&mut self, offset: u64, newer: &ShownMessage) {
+        let at = self.entries.partition_point(|entry| entry.offset < offset);
+        let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.offset == offset) else { return };
+        if let Some(row) = entry.row.as_mut().filter(|row| row.version < newer.version) {
+            self.bytes = self.bytes + weight(newer) - weight(row);
+            *row = newer.clone();
+        }
+    }
+
     /// The first offset from which the ring has every record.
     pub fn start(&self) -> u64 {
         self.entries.front().map_or(self.end, |entry| entry.offset)

@@ -14,6 +14,9 @@ use crate::shown::{ShownChat, ShownMessage};
 /// How long a snapshot serves others. A load adds what the log has beyond its positions, so it may be of any age as long
 /// as the ring reaches back to it; a short one keeps that part small.
 const SHARED: Duration = Duration::from_millis(500);
+/// How long a reading may take. Shorter than anybody waits for it: all get the error at once, and nobody gives up a
+/// reading that others wait for.
+const READING: Duration = Duration::from_secs(3);
 /// How many bytes of texts are kept at most.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -46,7 +49,10 @@ impl ChatCopy for SharedCopy {
     }
 
     async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
-        let read = async { self.copy.snapshot(chat, limit).await.map(Arc::new) };
+        let read = async {
+            let snapshot = tokio::time::timeout(READING, self.copy.snapshot(chat, limit)).await;
+            snapshot.unwrap_or_else(|_| Err(CopyError(format!("no answer within {READING:?}")))).map(Arc::new)
+        };
         match self.snapshots.try_get_with((chat.to_owned(), limit), read).await {
             Ok(snapshot) => Ok(Snapshot::clone(&snapshot)),
             Err(error) => Err(CopyError(error.0.clone())),

@@ -224,7 +224,10 @@ impl Browser {
                         self.watch(chat, None);
                     }
                 }
-                Some(_) = self.loads.join_next() => {}
+                Some(ended) = self.loads.join_next() => if ended.is_err_and(|error| error.is_panic()) {
+                    // Its subscription would wait for ever: the browser begins again.
+                    return Some(CloseFrame { code: close_code::ERROR, reason: "a load failed".into() });
+                },
             }
         }
     }

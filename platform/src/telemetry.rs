@@ -12,7 +12,7 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What these libraries log is said better by our own checks; a filter of one's own may name them again.
-const QUIET: &str = "rdkafka=off,librdkafka=off,kube_leader_election=warn";
+const QUIET: &str = "rdkafka=off,librdkafka=off";
 
 /// Starts logging to standard error: text on a terminal, else one JSON object a line.
 ///

@@ -18,6 +18,7 @@ use crate::budget::Budgeted;
 use crate::checkpoint::Remembered;
 use crate::config::Settings;
 use crate::dead_letters::Retries;
+use crate::patience::Patience;
 use crate::reconcile::Reconcile;
 use crate::source::{Outcome, Page, Source, waits};
 use crate::standby::Handover;
@@ -63,8 +64,9 @@ pub struct Leader {
     since: Timestamp,
     place: Mutex<Place>,
     elected: Instant,
+    began: Instant,
     /// When the log last took a claim.
-    claimed: Mutex<Instant>,
+    claimed: Mutex<Option<Instant>>,
     /// When the source was last asked for what it then answered whole, after the acks.
     polled: watch::Sender<Option<Instant>>,
 }
@@ -84,10 +86,10 @@ struct Place {
 }
 
 impl Place {
-    /// The source was asked at that moment and did not give what was asked for.
-    fn wait(&mut self, why: String, silent: bool, asked: Instant) {
+    /// The source did not give what it was asked for, and was `expected` to have answered.
+    fn wait(&mut self, why: String, silent: bool, expected: Instant) {
         self.waiting = Some(why);
-        self.silent = silent.then(|| self.silent.unwrap_or(asked));
+        self.silent = silent.then(|| self.silent.unwrap_or(expected));
     }
 }
 
@@ -117,7 +119,8 @@ impl Leader {
             since: Timestamp::now(),
             place,
             elected,
-            claimed: Mutex::new(Instant::now()),
+            began: Instant::now(),
+            claimed: Mutex::default(),
             polled: watch::Sender::default(),
         }
     }
@@ -181,7 +184,9 @@ impl Leader {
                 }
                 other => {
                     let (why, wait) = other.reason_and_wait(&mut waits);
-                    self.place().wait(why.clone(), matches!(other, Outcome::Unavailable(_)), started);
+                    // A source that has nothing new says so after this time.
+                    let expected = Instant::now().min(started + self.world.settings.poll_wait);
+                    self.place().wait(why.clone(), matches!(other, Outcome::Unavailable(_)), expected);
                     self.world.source_check.waiting(why);
                     tokio::time::sleep(wait).await;
                 }
@@ -192,6 +197,7 @@ impl Leader {
     /// Appends a page, and only then moves the cursor.
     async fn take(&self, asked: Timestamp, started: Instant, page: Page) {
         self.world.source_check.ready("answers");
+        self.place().silent = None;
         let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
             self.agenda.ask("the feed began a new generation", true);
@@ -206,7 +212,7 @@ impl Leader {
         self.appender.append_new(records, None).await;
         let gap = self.agenda.gap();
         let mut place = self.place();
-        (place.waiting, place.silent) = (None, None);
+        place.waiting = None;
         place.generation = Some(page.generation);
         place.remembered.advance(page.next, rows, Instant::now());
         if !more && !gap {
@@ -305,17 +311,17 @@ impl Leader {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }
         self.world.to_log.claim(marker, generation, reconcile).await?;
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }
 
     /// Waits until the log or the source has not answered for so long, and says which. Another synchronizer may reach it.
-    pub async fn unable(&self, patience: Duration) -> &'static str {
+    pub async fn unable(&self, patience: &Patience) -> &'static str {
         let mut ticks = tokio::time::interval(self.world.settings.marker_every);
         loop {
             ticks.tick().await;
-            let claimed = *self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-            if claimed.elapsed() >= patience {
+            let patience = patience.of_a_term(self.has_worked());
+            if self.claimed().unwrap_or(self.began).elapsed() >= patience {
                 return "the log does not answer";
             }
             if self.place().silent.is_some_and(|since| since.elapsed() >= patience) {
@@ -326,7 +332,11 @@ impl Leader {
 
     /// Whether both the source and the log have answered in this term.
     pub fn has_worked(&self) -> bool {
-        self.polled.borrow().is_some()
+        self.polled.borrow().is_some() && self.claimed().is_some()
+    }
+
+    fn claimed(&self) -> Option<Instant> {
+        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {

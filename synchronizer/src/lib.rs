@@ -11,6 +11,7 @@ pub mod compare;
 pub mod config;
 pub mod dead_letters;
 pub mod leader;
+pub mod patience;
 pub mod postgres_stored;
 pub mod reconcile;
 pub mod seen;
@@ -33,15 +34,11 @@ use platform::retry;
 
 pub use config::{Config, Settings};
 use leader::{Leader, World};
+use patience::Patience;
 use source::Source;
 use standby::Standby;
 use stored::Stored;
 use to_log::ToLog;
-
-/// How long a leader waits for a log or a source that does not answer, before it lets another try: it may be this process
-/// alone that is cut off. If it is not, leadership goes round, more and more slowly.
-const PATIENCE: Duration = Duration::from_secs(15);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Polls whenever this process leads, until the stop signal.
 ///
@@ -58,12 +55,18 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let log_check = health.check("log");
     let describe = tokio::spawn(describe_role(leadership.clone(), health.check("leadership")));
-    let to_log = tokio::select! {
-        to_log = open_log(&settings, &log, &log_check) => to_log?,
-        () = stop.cancelled() => return Ok(()),
+    let mut patience = Patience::default();
+    let to_log = loop {
+        tokio::select! {
+            to_log = open_log(&settings, &log, &log_check) => break to_log?,
+            () = stop.cancelled() => return Ok(()),
+            () = led_in_vain(leadership.clone(), &patience) => {
+                let_another_try(&mut leadership, "the log does not answer").await;
+                patience.after_a_term(false);
+            }
+        }
     };
     let world = World::new(settings, source, stored, to_log, log_check, &health);
-    let mut patience = PATIENCE;
     while !stop.is_cancelled() {
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
@@ -71,36 +74,50 @@ pub async fn run(
         let handover = tokio::select! {
             handover = Standby::new(world.clone()).until_elected(leadership.clone()) => handover,
             () = stop.cancelled() => break,
-            () = led_for(leadership.clone(), patience), if leadership.is_contested() => {
-                patience = let_another_try(&mut leadership, "the log is not read to its end", patience).await;
+            () = led_in_vain(leadership.clone(), &patience) => {
+                let_another_try(&mut leadership, "the log is not read to its end").await;
+                patience.after_a_term(false);
                 continue;
             }
         };
         let leader = Leader::begin(world.clone(), handover);
+        let role = leadership.clone();
         tokio::select! {
             () = leader.lead(&stop) => {}
             () = leadership.lost() => tracing::info!("leads no more"),
-            why = leader.unable(patience), if leadership.is_contested() => {
-                let longer = let_another_try(&mut leadership, why, patience).await;
-                patience = if leader.has_worked() { PATIENCE } else { longer };
-            }
+            why = unable(&leader, role, &patience) => let_another_try(&mut leadership, why).await,
         }
+        patience.after_a_term(leader.has_worked());
     }
     describe.abort();
     Ok(())
 }
 
-/// Waits until this process has led for so long.
-async fn led_for(mut leadership: Leadership, patience: Duration) {
-    leadership.elected().await;
-    tokio::time::sleep(patience).await;
+/// Waits until this process, which is only getting ready, has led too long for that.
+async fn led_in_vain(mut leadership: Leadership, patience: &Patience) {
+    loop {
+        leadership.elected().await;
+        tokio::select! {
+            () = tokio::time::sleep(patience.of_a_term(false)) => if leadership.may_resign() { return },
+            () = leadership.lost() => {}
+        }
+    }
 }
 
-/// Leads no more; gives how patient to be the next time.
-async fn let_another_try(leadership: &mut Leadership, why: &str, patience: Duration) -> Duration {
-    tracing::warn!(why, patience_seconds = patience.as_secs(), "cannot do its work: another may try");
+/// Waits until the leader cannot do its work and another could lead instead.
+async fn unable(leader: &Leader, leadership: Leadership, patience: &Patience) -> &'static str {
+    loop {
+        let why = leader.unable(patience).await;
+        if leadership.may_resign() {
+            return why;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn let_another_try(leadership: &mut Leadership, why: &str) {
+    tracing::warn!(why, "cannot do its work: another may try");
     leadership.resign().await;
-    LONGEST_PATIENCE.min(patience * 2)
 }
 
 async fn open_log(

@@ -27,7 +27,7 @@ use crate::to_browser::ServerFrame;
 
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
-use pushes::{Name, Pushes, keep_newest, name_of};
+use pushes::{Ahead, Pushes, keep_newest, name_of};
 
 pub type ConnectionId = u64;
 
@@ -75,7 +75,7 @@ struct Kept {
 enum Subscription {
     /// Updates are kept until the load is sent.
     Loading(Vec<Kept>),
-    Live,
+    Live(Option<Box<Ahead>>),
 }
 
 /// A row to push, and the record that brought it.
@@ -213,6 +213,9 @@ impl Hub {
         let mut state = self.lock();
         let (mut rows, mut deliveries) = (0, 0);
         for update in updates {
+            if let Some(ring) = state.rings.get_mut(&update.at) {
+                ring.renew(update.offset, &update.row);
+            }
             let name = name_of(&update.row);
             if !state.pushes.is_news(&name, &update.row.version) {
                 continue;
@@ -266,7 +269,9 @@ impl Hub {
         let about = Arc::new(About::Update { chat: chat.clone(), message: update.row.id.clone() });
         let frame = ServerFrame::Update { chat, messages: std::slice::from_ref(&update.row), resume: token }.encode();
         let mut deliveries = 0;
-        let State { rooms, connections, .. } = state;
+        let State { rooms, connections, published, .. } = state;
+        let published =
+            |topic: &str| published.get(&TopicPartition::new(topic, update.at.partition)).copied().unwrap_or_default();
         for (connection, subscription) in rooms.get_mut(chat).into_iter().flatten() {
             deliveries += 1;
             match subscription {
@@ -276,7 +281,13 @@ impl Hub {
                     message: update.row.id.clone(),
                     version: update.row.version.clone(),
                 }),
-                Subscription::Live => {
+                Subscription::Live(ahead) => {
+                    if ahead.as_ref().is_some_and(|ahead| ahead.is_over(published)) {
+                        *ahead = None;
+                    }
+                    if ahead.as_ref().is_some_and(|ahead| ahead.has_newer(&update.row.id, &update.row.version)) {
+                        continue;
+                    }
                     if let Some(outbox) = connections.get(connection) {
                         outbox.push(about.clone(), frame.clone());
                     }
@@ -362,14 +373,15 @@ impl Hub {
         let mut state = self.lock();
         let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
         let behind = plan.behind;
+        let ahead = state.ahead(chat, plan.window.iter().chain(&plan.outside), &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
         let Some(outbox) = state.connections.get(&connection).cloned() else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
             return Loaded::Gone;
         };
-        let kept = match std::mem::replace(subscription, Subscription::Live) {
+        let kept = match std::mem::replace(subscription, Subscription::Live(ahead)) {
             Subscription::Loading(kept) => kept,
-            Subscription::Live => Vec::new(),
+            Subscription::Live(_) => Vec::new(),
         };
         let load =
             ServerFrame::Load { chat, messages: &plan.window, outside: &plan.outside, more: plan.more, resume, behind };
@@ -381,7 +393,6 @@ impl Hub {
         for Kept { about, frame, .. } in kept.into_iter().filter(is_news) {
             outbox.push(about, frame);
         }
-        state.pushes.run_ahead(plan.window.iter().chain(&plan.outside).map(name_and_version));
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
@@ -401,8 +412,9 @@ impl Hub {
         keep_newest(&mut missed);
         // The log may hold an older version behind a newer one, which the client has.
         missed.retain(|row| !state.pushes.has_newer(&name_of(row), &row.version));
-        let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end())));
-        let resume = self.encode_token(chat, state.partition_of(chat), ends.collect());
+        let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();
+        let ahead = state.ahead(chat, missed.iter().copied(), &ends);
+        let resume = self.encode_token(chat, state.partition_of(chat), ends);
         for (number, row) in missed.iter().enumerate() {
             let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
             // Only the last one may claim all of them.
@@ -410,9 +422,7 @@ impl Hub {
             let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume };
             outbox.push(Arc::new(about), update.encode());
         }
-        let missed: Vec<_> = missed.into_iter().map(name_and_version).collect();
-        state.pushes.run_ahead(missed);
-        state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
+        state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live(ahead));
         Resumed::Exactly
     }
 
@@ -428,11 +438,21 @@ impl Hub {
     }
 }
 
-fn name_and_version(row: &ShownMessage) -> (Name, Version) {
-    (name_of(row), row.version.clone())
-}
-
 impl State {
+    /// What of these rows, which reach up to these positions, was not pushed yet.
+    fn ahead<'a>(
+        &self,
+        chat: &str,
+        rows: impl Iterator<Item = &'a ShownMessage>,
+        positions: &BTreeMap<String, Position>,
+    ) -> Option<Box<Ahead>> {
+        let until: BTreeMap<String, u64> =
+            positions.iter().map(|(topic, position)| (topic.clone(), position.offset)).collect();
+        let mut rings = self.rings_of(chat).map(|(at, _)| at);
+        let all_pushed = rings.all(|at| self.published.get(at) >= until.get(&*at.topic));
+        if all_pushed { None } else { Ahead::of(rows, &self.pushes, until) }
+    }
+
     fn partition_of(&self, chat: &str) -> u32 {
         if self.partitions == 0 { 0 } else { partition_of(chat, self.partitions) }
     }

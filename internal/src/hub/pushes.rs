@@ -1,6 +1,6 @@
 //! Which version of each message browsers have, so that none is sent an older one (V3).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
 use contract::{Timestamp, Version};
@@ -30,50 +30,62 @@ pub fn name_of(row: &ShownMessage) -> Name {
     (row.chat_id.clone(), row.id.clone())
 }
 
-/// The newest version of each message that was sent to anybody.
-pub struct Pushes {
-    /// By pushing it to everybody who watches the chat.
-    pushed: LruCache<Name, Pushed>,
-    /// By a load or a resume, which may have what the log's reader has not pushed yet: it will come.
-    ahead: LruCache<Name, Version>,
-}
+/// The newest version of each message that was pushed to everybody who watches its chat.
+pub struct Pushes(LruCache<Name, Pushed>);
 
 impl Pushes {
     pub fn new() -> Self {
-        Self { pushed: LruCache::new(REMEMBERED), ahead: LruCache::new(REMEMBERED) }
+        Self(LruCache::new(REMEMBERED))
     }
 
-    /// Whether a version is worth pushing: it is not if it was pushed, nor if somebody has a newer one that will be.
+    /// Whether neither this version nor a newer one was pushed.
     pub fn is_news(&mut self, name: &Name, version: &Version) -> bool {
-        self.pushed.get(name).is_none_or(|pushed| pushed.version < *version)
-            && self.ahead.get(name).is_none_or(|ahead| ahead <= version)
+        self.0.get(name).is_none_or(|pushed| pushed.version < *version)
+    }
+
+    /// Whether a newer version was pushed.
+    pub fn has_newer(&self, name: &Name, version: &Version) -> bool {
+        self.0.peek(name).is_some_and(|pushed| pushed.version > *version)
     }
 
     pub fn put(&mut self, name: Name, pushed: Pushed) {
-        self.ahead.pop(&name);
-        self.pushed.put(name, pushed);
-    }
-
-    /// Takes note of rows that one connection was sent.
-    pub fn run_ahead(&mut self, rows: impl IntoIterator<Item = (Name, Version)>) {
-        for (name, version) in rows {
-            if self.newest(&name).is_none_or(|newest| *newest < version) {
-                self.ahead.put(name, version);
-            }
-        }
-    }
-
-    /// Whether somebody was sent a newer version.
-    pub fn has_newer(&self, name: &Name, version: &Version) -> bool {
-        self.newest(name).is_some_and(|newest| newest > version)
-    }
-
-    fn newest(&self, name: &Name) -> Option<&Version> {
-        self.pushed.peek(name).map(|pushed| &pushed.version).max(self.ahead.peek(name))
+        self.0.put(name, pushed);
     }
 
     pub fn get(&self, name: &Name) -> Option<&Pushed> {
-        self.pushed.peek(name)
+        self.0.peek(name)
+    }
+}
+
+/// What one connection was sent before everybody got it: a load has what the store has, and a resume what the ring has,
+/// and this pod may not have pushed that yet. Nothing older is for this connection any more.
+#[derive(Debug)]
+pub struct Ahead {
+    /// By message.
+    versions: HashMap<String, Version>,
+    /// By topic: when everything before these offsets was pushed, nothing is ahead any more.
+    until: BTreeMap<String, u64>,
+}
+
+impl Ahead {
+    /// What of these rows was not pushed yet; `None` if all of it was.
+    pub fn of<'a>(
+        rows: impl Iterator<Item = &'a ShownMessage>,
+        pushes: &Pushes,
+        until: BTreeMap<String, u64>,
+    ) -> Option<Box<Self>> {
+        let ahead = rows.filter(|row| pushes.get(&name_of(row)).is_none_or(|pushed| pushed.version < row.version));
+        let versions: HashMap<_, _> = ahead.map(|row| (row.id.clone(), row.version.clone())).collect();
+        (!versions.is_empty()).then(|| Box::new(Self { versions, until }))
+    }
+
+    pub fn has_newer(&self, message: &str, version: &Version) -> bool {
+        self.versions.get(message).is_some_and(|ahead| ahead > version)
+    }
+
+    /// Whether everything was pushed by now; `published` gives a topic's offset.
+    pub fn is_over(&self, published: impl Fn(&str) -> u64) -> bool {
+        self.until.iter().all(|(topic, until)| published(topic) >= *until)
     }
 }
 

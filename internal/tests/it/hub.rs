@@ -126,25 +126,57 @@ fn v3_what_was_kept_for_a_load_is_not_sent_after_something_newer() {
 }
 
 #[test]
-fn v3_nothing_older_is_pushed_than_a_load_or_a_resume_had() {
+fn v3_nobody_is_pushed_anything_older_than_the_own_load_or_resume_had() {
     let mut world = world(100, 0);
     world.hub.begin_load(world.browser, "c");
     // The store is ahead of what this pod has read, or the ring of what it has pushed.
-    world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &version(2))], 0));
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &version(2))], 5));
     let token = world.sent().remove(0).2.unwrap();
-    let pending = world.append(&row("c", "n", &version(3)));
-    let newer = world.append(&row("c", "n", &version(5)));
-    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
-    assert_eq!(world.sent()[0].1, [version(5).to_string()]);
-    world.push(pending);
+    let other = Arc::new(Outbox::default());
+    let another = world.hub.connect(other.clone());
+    world.hub.begin_load(another, "c");
+    world.hub.finish_load(another, "c", world.snapshot(&[], 0));
+    other.take();
     world.arrive(&row("c", "m", &version(1)));
-    assert!(world.sent().is_empty(), "what is older waits for nobody");
-    world.push(newer);
+    assert!(world.sent().is_empty(), "it has a newer one");
+    assert_eq!(other.take().0.len(), 1, "whoever has not gets it");
     world.arrive(&row("c", "m", &version(2)));
     let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
-    assert_eq!(sent, [version(5).to_string(), version(2).to_string()], "what they had is pushed to everybody");
-    world.arrive(&row("c", "m", &version(4)));
-    assert_eq!(world.sent().len(), 1, "and so is what comes then");
+    assert_eq!(sent, [version(2).to_string()], "for its position");
+    let pending = world.append(&row("c", "n", &version(3)));
+    let newer = world.append(&row("c", "n", &version(5)));
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Ahead, "it was ahead of this pod");
+    for update in [pending, newer] {
+        world.push(update);
+    }
+    world.sent();
+    let pending = world.append(&row("c", "n", &version(6)));
+    let newer = world.append(&row("c", "n", &version(7)));
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    assert_eq!(world.sent().last().unwrap().1, [version(7).to_string()]);
+    world.push(pending);
+    assert!(world.sent().is_empty());
+    world.push(newer);
+    assert_eq!(world.sent()[0].1, [version(7).to_string()]);
+    world.arrive(&row("c", "n", &version(8)));
+    assert_eq!(world.sent()[0].1, [version(8).to_string()]);
+}
+
+/// The gate knows a newer row than the record that is read.
+#[test]
+fn v2_what_is_pushed_in_a_records_place_is_in_loads_and_resumes_too() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    let token = world.sent().remove(0).2.unwrap();
+    let update = world.append(&row("c", "m", &version(1)));
+    world.push(Update { row: row("c", "m", &version(9)), ..update });
+    world.sent();
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    assert_eq!(world.sent()[0].1, [version(9).to_string()]);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    assert_eq!(world.sent()[0].1, [version(9).to_string()]);
 }
 
 #[test]

@@ -343,6 +343,10 @@ impl Thread {
             }
         }
         self.lost = false;
+        if lost.is_empty() {
+            // The log has grown past it again; librdkafka would not read that partition any more.
+            self.assign();
+        }
         for at in lost {
             self.started.remove(&at);
             self.outbox.push_back(Told::Event(Event::OutOfRange(at)));

@@ -1,12 +1,10 @@
-//! Leadership by a Kubernetes Lease, made and renewed through `kube-leader-election`, with what that crate leaves open:
+//! Leadership by a Kubernetes Lease.
 //!
-//! - two candidates that see one ended lease both acquire it there: here a lease is taken over by a patch that carries
-//!   the `resourceVersion` of the lease that was looked at, so one of them is refused;
-//! - it judges a lease by two machines' wall clocks: here a lease has ended when it did not change for its duration on
-//!   this process's monotonic clock, as in client-go;
-//! - a renewal may come back with a lease that names the rival: only a returned `holderIdentity` that is ours counts;
-//! - nothing demotes a leader whose renewals fail: a deadline on the monotonic clock does;
-//! - a lease that is let go stays held by nobody for a second: it is ended here instead.
+//! - Every change of the lease is a patch with the `resourceVersion` of the lease that was looked at: of several
+//!   candidates one succeeds, and only a returned `holderIdentity` that is ours counts (decision 10).
+//! - A lease has ended when it did not change for its duration on this process's monotonic clock, as in client-go.
+//! - A leader whose renewals fail is demoted by a deadline on the monotonic clock.
+//! - A lease that is let go is ended at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +12,7 @@ use std::time::{Duration, Instant};
 use chrono::{SecondsFormat, Utc};
 use k8s_openapi::api::coordination::v1::Lease as Held;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
@@ -35,7 +32,7 @@ pub struct LeaseSettings {
     pub name: String,
     /// What stands before the random incarnation in the holder's identity: the pod's name.
     pub holder: String,
-    /// Whole seconds; the crate cuts the rest.
+    /// Whole seconds: a Lease knows nothing finer.
     pub ttl: Duration,
     pub renew_every: Duration,
     /// How long one call of the API may take.
@@ -48,10 +45,11 @@ pub struct LeaseSettings {
 pub struct Lease {
     settings: LeaseSettings,
     identity: String,
-    lock: LeaseLock,
     leases: Api<Held>,
     role: watch::Sender<Role>,
     observed: Option<Observed>,
+    /// When the API last answered with a rival's lease.
+    looked: Instant,
     resigned: Arc<Notify>,
 }
 
@@ -85,14 +83,11 @@ impl Attempt {
 impl Lease {
     pub fn new(client: kube::Client, settings: LeaseSettings) -> (Self, Leadership) {
         let identity = format!("{}-{:08x}", settings.holder, rand::random::<u32>());
-        let params =
-            LeaseLockParams { lease_name: settings.name.clone(), holder_id: identity.clone(), lease_ttl: settings.ttl };
-        let leases = Api::namespaced(client.clone(), &settings.namespace);
-        let lock = LeaseLock::new(client, &settings.namespace, params);
+        let leases = Api::namespaced(client, &settings.namespace);
         let (role, receiver) = watch::channel(Role::Standby { holder: None });
         let resigned = Arc::new(Notify::new());
         let leadership = Leadership::contested(receiver, resigned.clone());
-        (Self { settings, identity, lock, leases, role, observed: None, resigned }, leadership)
+        (Self { settings, identity, leases, role, observed: None, looked: Instant::now(), resigned }, leadership)
     }
 
     /// This candidate's `holderIdentity`.
@@ -131,56 +126,66 @@ impl Lease {
     }
 
     async fn attempt(&mut self) -> Attempt {
-        let attempt = match tokio::time::timeout(self.settings.call, self.try_once()).await {
+        match tokio::time::timeout(self.settings.call, self.try_once()).await {
             Ok(Ok(attempt)) => attempt,
             Ok(Err(error)) => Attempt::Unknown(error.to_string()),
             Err(_) => Attempt::Unknown(format!("no answer within {:?}", self.settings.call)),
-        };
-        if matches!(attempt, Attempt::Unknown(_)) {
-            // Whoever holds it could not renew it either.
-            self.observed = None;
         }
-        attempt
     }
 
-    async fn try_once(&mut self) -> Result<Attempt, kube_leader_election::Error> {
-        let Some(lease) = self.leases.get_opt(&self.settings.name).await? else { return self.renew().await };
+    async fn try_once(&mut self) -> Result<Attempt, kube::Error> {
+        let Some(lease) = self.leases.get_opt(&self.settings.name).await? else { return self.make().await };
         let holder = holder(&lease);
         if holder == Some(&self.identity) {
-            return self.renew().await;
+            return self.renew(&lease).await;
         }
         if holder.is_none() || self.unchanged_for(&lease) > duration(&lease).unwrap_or(self.settings.ttl) {
-            return Ok(self.take_over(&lease).await?);
+            return self.take_over(&lease).await;
         }
         Ok(Attempt::HeldBy(holder.map(str::to_owned)))
-    }
-
-    /// Renews the lease, or makes it, which the API lets one of several candidates do.
-    async fn renew(&self) -> Result<Attempt, kube_leader_election::Error> {
-        let (LeaseLockResult::Acquired(lease) | LeaseLockResult::NotAcquired(lease)) =
-            self.lock.try_acquire_or_renew().await?;
-        Ok(whose(&lease, &self.identity))
     }
 
     /// How long a rival's lease is known to be as it is: nobody has renewed it since.
     fn unchanged_for(&mut self, lease: &Held) -> Duration {
         let version = &lease.metadata.resource_version;
-        let observed = self.observed.take().filter(|observed| observed.version == *version);
+        let looked = std::mem::replace(&mut self.looked, Instant::now());
+        // Without an answer for so long, the rival may not have been able to renew it either.
+        let known = self.observed.take().filter(|_| looked.elapsed() <= self.settings.renew_every);
+        let observed = known.filter(|observed| observed.version == *version);
         let observed = observed.unwrap_or_else(|| Observed { version: version.clone(), at: Instant::now() });
         self.observed.insert(observed).at.elapsed()
     }
 
+    /// The API lets one of several candidates make it.
+    async fn make(&self) -> Result<Attempt, kube::Error> {
+        let lease = json!({ "metadata": { "name": self.settings.name }, "spec": self.taken(0) });
+        let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
+        Ok(whose(&self.leases.create(&PostParams::default(), &lease).await?, &self.identity))
+    }
+
+    async fn renew(&self, lease: &Held) -> Result<Attempt, kube::Error> {
+        let renewed = json!({ "renewTime": now(), "leaseDurationSeconds": self.settings.ttl.as_secs() });
+        self.change(lease, &renewed).await
+    }
+
     async fn take_over(&self, lease: &Held) -> Result<Attempt, kube::Error> {
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
         let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or(0);
-        let taken = json!({
+        self.change(lease, &self.taken(transitions.saturating_add(1))).await
+    }
+
+    fn taken(&self, transitions: i32) -> Value {
+        json!({
             "holderIdentity": self.identity, "leaseDurationSeconds": self.settings.ttl.as_secs(),
-            "acquireTime": now, "renewTime": now, "leaseTransitions": transitions.saturating_add(1),
-        });
-        match self.patch(lease, &taken).await {
+            "acquireTime": now(), "renewTime": now(), "leaseTransitions": transitions,
+        })
+    }
+
+    /// What comes of changing the lease that was looked at.
+    async fn change(&self, lease: &Held, spec: &Value) -> Result<Attempt, kube::Error> {
+        match self.patch(lease, spec).await {
             Ok(lease) => Ok(whose(&lease, &self.identity)),
-            // The rival was faster.
-            Err(kube::Error::Api(refusal)) if refusal.is_conflict() => Ok(Attempt::HeldBy(None)),
+            // Somebody was faster, or an earlier call of ours that seemed to have failed: the next look tells.
+            Err(kube::Error::Api(refusal)) if refusal.is_conflict() => Ok(Attempt::Unknown("it has changed".into())),
             Err(error) => Err(error),
         }
     }
@@ -219,8 +224,7 @@ impl Lease {
         self.tell(&before, &standby, reason, "");
     }
 
-    /// Lets the lease end now, if it still is this candidate's. The crate's own `step_down` leaves it held by nobody
-    /// for another second.
+    /// Lets the lease end now, if it still is this candidate's.
     async fn release(&self) -> Result<(), kube::Error> {
         let lease = self.leases.get(&self.settings.name).await?;
         if holder(&lease) == Some(&self.identity) {
@@ -247,6 +251,11 @@ fn holder(lease: &Held) -> Option<&str> {
 fn whose(lease: &Held, identity: &str) -> Attempt {
     let holder = holder(lease);
     if holder == Some(identity) { Attempt::Held } else { Attempt::HeldBy(holder.map(str::to_owned)) }
+}
+
+/// For people; nobody computes with another's clock.
+fn now() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn duration(lease: &Held) -> Option<Duration> {

@@ -61,9 +61,10 @@ impl Leadership {
         self.role.borrow().clone()
     }
 
-    /// Whether another could lead instead.
-    pub fn is_contested(&self) -> bool {
-        self.resigned.is_some()
+    /// Whether another could lead instead: not where there is no other, and not while the API is away, which could elect
+    /// none.
+    pub fn may_resign(&self) -> bool {
+        self.resigned.is_some() && self.role() == (Role::Leader { confirmed: true })
     }
 
     /// Lets another lead: the lease is let go, and this process does not compete for some seconds. Waits until it leads no

@@ -24,7 +24,6 @@ pub mod vendor;
 pub mod verify;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use platform::event_log::{EventLog, LogError};
 use platform::health::Health;
@@ -82,12 +81,21 @@ pub async fn run(
         };
         let leader = Leader::begin(world.clone(), handover);
         let role = leadership.clone();
-        tokio::select! {
-            () = leader.lead(&stop) => {}
-            () = leadership.lost() => tracing::info!("leads no more"),
-            why = unable(&leader, role, &patience) => let_another_try(&mut leadership, why).await,
+        let resigned = tokio::select! {
+            () = leader.lead(&stop) => false,
+            () = leadership.lost() => {
+                tracing::info!("leads no more");
+                false
+            }
+            why = unable(&leader, role, &patience) => {
+                let_another_try(&mut leadership, why).await;
+                true
+            }
+        };
+        // A term that another ended before anything could be done says nothing.
+        if resigned || leader.has_worked() {
+            patience.after_a_term(leader.has_worked());
         }
-        patience.after_a_term(leader.has_worked());
     }
     describe.abort();
     Ok(())
@@ -105,13 +113,13 @@ async fn led_in_vain(mut leadership: Leadership, patience: &Patience) {
 }
 
 /// Waits until the leader cannot do its work and another could lead instead.
-async fn unable(leader: &Leader, leadership: Leadership, patience: &Patience) -> &'static str {
+async fn unable(leader: &Leader, mut leadership: Leadership, patience: &Patience) -> &'static str {
     loop {
         let why = leader.unable(patience).await;
         if leadership.may_resign() {
             return why;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        leadership.changed().await;
     }
 }
 

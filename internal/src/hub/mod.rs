@@ -236,7 +236,7 @@ impl Hub {
         let mut state = self.lock();
         for row in rows {
             let name = name_of(&row);
-            if state.pushes.get(&name).is_none_or(|pushed| pushed.version < row.version) {
+            if state.pushes.is_news(&name, &row.version) {
                 let (answer, at) = ("read before this pod was live".into(), Timestamp::now());
                 state.pushes.put(name, Pushed { version: row.version, answer, connections: 0, at });
             }

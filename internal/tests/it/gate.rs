@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -89,25 +89,26 @@ async fn a_gate_that_is_away_says_so_within_its_deadline() {
     assert!(gate.judge(&[row("c", "m", &version(1))]).await.is_err());
 }
 
-/// Does not answer the first calls.
+/// Answers when it is there.
 struct Away {
     calls: AtomicU32,
-    fail: u32,
+    there: AtomicBool,
 }
 
 #[async_trait]
 impl Gate for Away {
     async fn judge(&self, rows: &[ShownMessage]) -> Result<Vec<Answer>, GateError> {
-        if self.calls.fetch_add(1, Ordering::SeqCst) < self.fail {
-            return Err(GateError("away".into()));
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.there.load(Ordering::SeqCst) {
+            return Ok(rows.iter().map(|_| Answer::Absent).collect());
         }
-        Ok(rows.iter().map(|_| Answer::Absent).collect())
+        Err(GateError("away".into()))
     }
 }
 
 #[tokio::test]
 async fn a_gate_that_does_not_answer_is_left_alone_and_found_again() {
-    let away = Arc::new(Away { calls: AtomicU32::new(0), fail: 5 });
+    let away = Arc::new(Away { calls: AtomicU32::new(0), there: AtomicBool::new(false) });
     let gate = Breaker::new(away.clone());
     let rows = [row("c", "m", &version(1))];
     for _ in 0..1000 {
@@ -115,6 +116,7 @@ async fn a_gate_that_does_not_answer_is_left_alone_and_found_again() {
     }
     let calls = away.calls.load(Ordering::SeqCst);
     assert!(calls < 10, "asked {calls} times");
+    away.there.store(true, Ordering::SeqCst);
     eventually!(gate.judge(&rows).await.is_ok(), "a probe finds that it answers again");
     assert!(gate.judge(&rows).await.is_ok(), "and it is asked as before");
 }

@@ -51,7 +51,7 @@ async fn read_to_its_end(url: String) -> Option<(u16, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_answers_no_pings_is_given_up_and_who_answers_stays() {
-    let limits = Limits { ping: Duration::from_millis(50), silent: Duration::from_millis(600), ..Limits::default() };
+    let limits = Limits { ping: Duration::from_millis(50), silent: Duration::from_secs(3), ..Limits::default() };
     let served = served(limits).await;
     let answers = tokio::spawn(read_to_its_end(served.url.clone()));
     eventually!(served.hub.browsers() == 1, "the one that answers is there");

@@ -34,6 +34,8 @@ pub struct Pipeline {
 pub struct Options {
     /// Slack logs that the vendor plays as fast as it can.
     pub replay: Vec<PathBuf>,
+    /// Where the vendor listens; none: anywhere.
+    pub vendor_address: Option<String>,
     /// Another Kafka than the one that all tests share.
     pub kafka: Option<String>,
     /// Postgres and Redis are reached through these, as `host:port`.
@@ -66,7 +68,10 @@ impl Pipeline {
         let topic_suffix = unique_suffix();
         let address = || format!("127.0.0.1:{}", free_port());
         let addresses = [address(), address(), address(), address()];
-        let [vendor_address, synchronizer_address, writer_address, internal_address] = addresses;
+        let [mut vendor_address, synchronizer_address, writer_address, internal_address] = addresses;
+        if let Some(address) = options.vendor_address {
+            vendor_address = address;
+        }
         let shared = |listen| shared_variables(&kafka, &topic_suffix, listen);
         let external = vendor(folder.path(), &vendor_address, &options.replay);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));

@@ -10,7 +10,8 @@ use system_tests::metrics;
 use system_tests::own_api::OwnApi;
 use system_tests::own_kafka::OwnKafka;
 use system_tests::pipeline::Options;
-use system_tests::proxy::Fault;
+use system_tests::process::free_port;
+use system_tests::proxy::{Fault, Proxy};
 
 use crate::table::{Row, long};
 use crate::trial::{RATE, Setup, Trial, alone, check, leads, now_ms};
@@ -320,7 +321,7 @@ async fn l1_the_api_is_away_while_the_leader_dies() {
 }
 
 /// libfaketime would do, but librdkafka hangs under it.
-fn wrong_clock_library(folder: &Path) -> Option<String> {
+pub fn wrong_clock_library(folder: &Path) -> Option<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wrong_clock.c");
     let library = folder.join("wrong_clock.so");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
@@ -379,7 +380,24 @@ async fn l2_one_candidates_clock_is_behind() {
     .await;
 }
 
-/// It can renew its lease all the time.
+/// It can renew its lease all the time, and is cut off from what it needs; how long until what is written is seen again.
+async fn cut_off(row: Row, setup: Setup, way: Proxy) {
+    let Some(mut trial) = Trial::begin(Setup { standbys: 1, ..setup }).await else { return row.not_run("no servers") };
+    assert_eq!(trial.leader().await, 0);
+    let cut = Instant::now();
+    way.misbehave(Fault::Stall);
+    eventually!(trial.leader().await == 1, "the other leads");
+    trial.goes_on().await;
+    let took = cut.elapsed();
+    way.misbehave(Fault::None);
+    // What the first one had sent arrives now, after the other has appended the same.
+    let records = trial.end(&[]).await.records_a_change();
+    row.came_to(
+        took <= Duration::from_secs(20),
+        &format!("what is written is seen again after {:.1} s; {records:.3} records a change", took.as_secs_f64()),
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_the_leader_alone_is_cut_off_from_kafka() {
     alone(async {
@@ -393,22 +411,26 @@ async fn l1_the_leader_alone_is_cut_off_from_kafka() {
         let Some((kafka, way)) = OwnKafka::with_a_proxy().await else { return row.not_run("no Kafka") };
         let first = vec![("CHAT_SYNC_KAFKA", way.address.clone())];
         let options = Options { kafka: Some(kafka.address.clone()), ..Options::default() };
-        let Some(mut trial) = Trial::begin(Setup { options, first, standbys: 1, ..setup }).await else {
-            return row.not_run("no servers");
+        cut_off(row, Setup { options, first, ..setup }, way).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_the_leader_alone_is_cut_off_from_the_source() {
+    alone(async {
+        let row = Row {
+            number: "15c",
+            fault: "the leader alone is cut off from the source; it still holds its lease",
+            promise: "L1, L2",
+            expected: "another leads within 20 s",
         };
-        assert_eq!(trial.leader().await, 0);
-        let cut = Instant::now();
-        way.misbehave(Fault::Stall);
-        eventually!(trial.leader().await == 1, "the other leads");
-        trial.goes_on().await;
-        let took = cut.elapsed();
-        way.misbehave(Fault::None);
-        // What the first one had sent arrives now, after the other has appended the same.
-        let records = trial.end(&[]).await.records_a_change();
-        row.came_to(
-            took <= Duration::from_secs(20),
-            &format!("what is written is seen again after {:.1} s; {records:.3} records a change", took.as_secs_f64()),
-        );
+        let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
+        let vendor = format!("127.0.0.1:{}", free_port());
+        let way = Proxy::to(&vendor).await;
+        let first = vec![("CHAT_SYNC_SOURCE_URL", format!("http://{}", way.address))];
+        let options = Options { vendor_address: Some(vendor), ..Options::default() };
+        cut_off(row, Setup { options, first, ..setup }, way).await;
     })
     .await;
 }

@@ -1,18 +1,25 @@
 //! Everything at random, and the checker at the end. `CHAT_SYNC_TEST_SEED` repeats a run.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use contract::Topics;
+use platform::event_log::kafka::Kafka;
+use platform::event_log::{EventLog, NewRecord};
 use platform::testing::server;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
+use system_tests::own_api::OwnApi;
 use system_tests::own_kafka::OwnKafka;
 use system_tests::own_postgres::OwnPostgres;
 use system_tests::pipeline::{Options, host_and_port};
 use system_tests::proxy::{Fault, Proxy};
 
+use crate::leaders::wrong_clock_library;
+use crate::poison::poison;
 use crate::servers::read_only;
 use crate::table::{Row, long};
 use crate::trial::{Setup, Trial, alone};
@@ -34,6 +41,9 @@ enum Harm {
     StallKafka,
     ResetKafka,
     SpoilTheSource,
+    StopApi,
+    StopEtcd,
+    Poison,
 }
 
 /// Not harmed in two ways at once.
@@ -46,6 +56,7 @@ enum Target {
     Postgres,
     Kafka,
     Source,
+    Api,
 }
 
 const HARMS: &[Harm] = &[
@@ -66,6 +77,9 @@ const HARMS: &[Harm] = &[
     Harm::StallKafka,
     Harm::ResetKafka,
     Harm::SpoilTheSource,
+    Harm::StopApi,
+    Harm::StopEtcd,
+    Harm::Poison,
 ];
 
 impl Harm {
@@ -76,8 +90,9 @@ impl Harm {
             Self::KillInternal => Target::Internal,
             Self::CutRedis => Target::Redis,
             Self::KillPostgres | Self::CutPostgres | Self::LockATable | Self::ReadOnlyPostgres => Target::Postgres,
-            Self::KillKafka | Self::StallKafka | Self::ResetKafka => Target::Kafka,
+            Self::KillKafka | Self::StallKafka | Self::ResetKafka | Self::Poison => Target::Kafka,
             Self::SpoilTheSource => Target::Source,
+            Self::StopApi | Self::StopEtcd => Target::Api,
         }
     }
 }
@@ -98,6 +113,9 @@ struct Servers {
     postgres: OwnPostgres,
     to_postgres: Proxy,
     to_redis: Proxy,
+    api: OwnApi,
+    /// The reasons of the records that nobody can understand and that were appended.
+    poisoned: Vec<&'static str>,
 }
 
 impl Servers {
@@ -106,7 +124,9 @@ impl Servers {
         let (kafka, to_kafka) = OwnKafka::with_a_proxy().await?;
         let postgres = OwnPostgres::start().await?;
         let to_postgres = Proxy::to(host_and_port(postgres.url().expose())).await;
-        Some(Self { kafka, to_kafka, postgres, to_postgres, to_redis: Proxy::to(host_and_port(&redis)).await })
+        let to_redis = Proxy::to(host_and_port(&redis)).await;
+        let api = OwnApi::start().await?;
+        Some(Self { kafka, to_kafka, postgres, to_postgres, to_redis, api, poisoned: Vec::new() })
     }
 
     fn options(&self) -> Options {
@@ -157,8 +177,27 @@ impl Servers {
                 let spoiled = json!({ "server_error": often, "cut_body": often, "duplicates": often });
                 trial.vendor().misbehave(spoiled).await;
             }
+            Harm::StopApi => self.api.stop("apiserver").await,
+            Harm::StopEtcd => self.api.stop("etcd").await,
+            Harm::Poison => self.poison(&trial.pipeline.topic_suffix).await,
         }
         done
+    }
+
+    /// Appends a few records that nobody can understand.
+    async fn poison(&mut self, topic_suffix: &str) {
+        let log: Arc<dyn EventLog> = Arc::new(Kafka::new(&self.kafka.address).expect("a client"));
+        let topic: Arc<str> = Topics::with_suffix(topic_suffix).changes.into();
+        let mut records = Vec::new();
+        for _ in 0..5 {
+            let number = 1 + self.poisoned.len() as u64;
+            let (value, reason) = poison(number);
+            let partition = u32::try_from(number % 12).expect("small");
+            let (topic, key) = (topic.clone(), Some("key".into()));
+            records.push(NewRecord { topic, partition, key, value, headers: Vec::new() });
+            self.poisoned.push(reason);
+        }
+        log.append(records).await.expect("appended");
     }
 
     async fn undo(&mut self, trial: &mut Trial, done: Done) {
@@ -176,7 +215,9 @@ impl Servers {
             Harm::KillKafka => self.kafka.start_again().await,
             Harm::StallKafka => self.to_kafka.misbehave(Fault::None),
             // They end by themselves.
-            Harm::ResetKafka | Harm::SpoilTheSource => {}
+            Harm::ResetKafka | Harm::SpoilTheSource | Harm::Poison => {}
+            Harm::StopApi => self.api.start_again("apiserver").await,
+            Harm::StopEtcd => self.api.start_again("etcd").await,
         }
     }
 }
@@ -207,17 +248,25 @@ async fn everything_at_random() {
     alone(async {
         let row = Row {
             number: "17",
-            fault: "leaders, writers, internal, Kafka, Postgres, Redis and the source harmed at random, up to two at \
-                once, for 10 min (a minute in the short run)",
+            fault: "leaders, writers, internal, Kafka, Postgres, Redis, the source, the API and etcd harmed at random, up \
+                to two at once, poison among it, one clock 20 s ahead, for 10 min (a minute in the short run)",
             promise: "L1, L2, W1-W4, V3",
             expected: "the checker finds nothing",
         };
-        let Some(mut setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
         let Some(mut servers) = Servers::start().await else { return row.not_run("no servers") };
+        let folder = tempfile::tempdir().expect("a folder");
+        let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
         let seed = std::env::var("CHAT_SYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = Seed(seed.unwrap_or_else(rand::random));
         let mut random = StdRng::seed_from_u64(seed.0);
-        (setup.options, setup.standbys, setup.writers) = (servers.options(), 2, 2);
+        let setup = Setup {
+            options: servers.options(),
+            kubeconfig: Some(servers.api.kubeconfig.clone()),
+            standbys: 2,
+            writers: 2,
+            second: vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", "20".to_owned())],
+            ..Setup::default()
+        };
         let Some(mut trial) = Trial::begin(setup).await else { return row.not_run("no servers") };
         let (began, length) = (Instant::now(), Duration::from_secs(if long() { 600 } else { 60 }));
         let mut done = 0;
@@ -237,14 +286,16 @@ async fn everything_at_random() {
             tokio::time::sleep(Duration::from_millis(random.random_range(0..3_000))).await;
         }
         trial.goes_on().await;
-        let verdict = trial.end(&[]).await;
+        servers.poisoned.sort_unstable();
+        let verdict = trial.end(&servers.poisoned).await;
         row.came_to(
             true,
             &format!(
-                "seed {}: {done} harms in {:.0} s, {} changes, {:.3} records a change",
+                "seed {}: {done} harms in {:.0} s, {} changes, {} poisoned, {:.3} records a change",
                 seed.0,
                 length.as_secs_f64(),
                 verdict.changes,
+                servers.poisoned.len(),
                 verdict.records_a_change()
             ),
         );

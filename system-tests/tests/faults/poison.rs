@@ -20,7 +20,7 @@ const GOOD: u64 = 10_000;
 const POISON: u64 = 1_000;
 
 /// What is wrong with the nth one, and its reason as a dead letter.
-fn poison(number: u64) -> (Vec<u8>, &'static str) {
+pub fn poison(number: u64) -> (Vec<u8>, &'static str) {
     let good = || Record::Message(message("poisoned", &format!("p{number}"), 1)).encode();
     let changed = |change: fn(&mut serde_json::Value)| {
         let mut value: serde_json::Value = serde_json::from_slice(&good()).expect("JSON");

@@ -1,6 +1,7 @@
 //! The copy in Postgres, as the synchronizer reads it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::row::Stamp;
@@ -10,6 +11,10 @@ use platform::event_log::TopicPartition;
 use sqlx::PgPool;
 
 use crate::stored::{Request, Retry, Stored, StoredError};
+
+/// How long one answer may take: longer than the server lets a statement run. One that went without a word would hold
+/// up the comparison for ever.
+const ANSWER: Duration = Duration::from_secs(35);
 
 /// A copy in a Postgres database.
 pub struct PostgresStored {
@@ -103,52 +108,56 @@ fn time(micros: i64) -> Result<Timestamp, StoredError> {
     Timestamp::from_micros(micros).map_err(|error| StoredError(format!("a stored time: {error}")))
 }
 
+async fn in_time<T, E>(asked: impl Future<Output = Result<T, E>>) -> Result<T, StoredError>
+where
+    StoredError: From<E>,
+{
+    let answer = tokio::time::timeout(ANSWER, asked).await;
+    Ok(answer.map_err(|_| StoredError("Postgres does not answer in time".into()))??)
+}
+
 #[async_trait]
 impl Stored for PostgresStored {
     async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError> {
-        let rows: Vec<ChatRow> = sqlx::query_as(include_str!("../queries/chats.sql")).fetch_all(&self.pool).await?;
+        let rows: Vec<ChatRow> =
+            in_time(sqlx::query_as(include_str!("../queries/chats.sql")).fetch_all(&self.pool)).await?;
         rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
     }
 
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
         let rows = sqlx::query_as(include_str!("../queries/of_chat.sql")).bind(chat).fetch(&self.pool);
-        versions_from(rows).await
+        in_time(versions_from(rows)).await
     }
 
     async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
         let rows: Vec<MessageRow> =
-            sqlx::query_as(include_str!("../queries/messages.sql")).bind(chat).bind(ids).fetch_all(&self.pool).await?;
+            in_time(sqlx::query_as(include_str!("../queries/messages.sql")).bind(chat).bind(ids).fetch_all(&self.pool))
+                .await?;
         rows.into_iter().map(message_from).collect()
     }
 
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
-        let rows: Vec<String> =
-            sqlx::query_scalar("SELECT digest FROM dead_letters WHERE digest = ANY($1) AND state <> 'resolved'")
-                .bind(digests)
-                .fetch_all(&self.pool)
-                .await?;
+        let query = "SELECT digest FROM dead_letters WHERE digest = ANY($1) AND state <> 'resolved'";
+        let rows: Vec<String> = in_time(sqlx::query_scalar(query).bind(digests).fetch_all(&self.pool)).await?;
         Ok(rows.into_iter().collect())
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {
         let rows: Vec<(String, i32, i64)> =
-            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.pool).await?;
+            in_time(sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.pool)).await?;
         Ok(rows.into_iter().map(TopicPartition::position).collect())
     }
 
     async fn retries(&self) -> Result<Vec<Retry>, StoredError> {
-        let rows: Vec<RetryRow> = sqlx::query_as(
-            "SELECT digest, from_micros(state_changed_at), from_source, generation, raw FROM dead_letters WHERE state = 'retry' ORDER BY digest LIMIT 100",
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let query = "SELECT digest, from_micros(state_changed_at), from_source, generation, raw FROM dead_letters \
+                     WHERE state = 'retry' ORDER BY digest LIMIT 100";
+        let rows: Vec<RetryRow> = in_time(sqlx::query_as(query).fetch_all(&self.pool)).await?;
         Ok(rows.into_iter().map(retry_from).collect())
     }
 
     async fn request(&self) -> Result<Option<Request>, StoredError> {
-        let row = sqlx::query_as("SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1")
-            .fetch_optional(&self.pool)
-            .await?;
+        let query = "SELECT id, gap, reason FROM reconcile_requests ORDER BY asked_at DESC LIMIT 1";
+        let row = in_time(sqlx::query_as(query).fetch_optional(&self.pool)).await?;
         Ok(row.map(request_from))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use platform::eventually;
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::Stop;
@@ -33,6 +33,7 @@ async fn trial(client: kube::Client) -> Duration {
     let api: Api<ApiLease> = Api::namespaced(client.clone(), "default");
     api.create(&PostParams::default(), &expired).await.expect("the lease is made");
     let stop = Stop::new();
+    let mut tasks = Vec::new();
     let candidates: Vec<Leadership> = ["one", "two"]
         .map(|holder| {
             let settings = LeaseSettings {
@@ -45,7 +46,7 @@ async fn trial(client: kube::Client) -> Duration {
                 exclusive: false,
             };
             let (lease, leadership) = Lease::new(client.clone(), settings);
-            tokio::spawn(lease.run(stop.clone()));
+            tasks.push(tokio::spawn(lease.run(stop.clone())));
             leadership
         })
         .into();
@@ -62,7 +63,24 @@ async fn trial(client: kube::Client) -> Duration {
     }
     eventually!(leading() == 1, "one leads in the end");
     stop.cancel();
+    join_all(tasks).await;
+    forget(client, &name).await;
     both
+}
+
+/// The cluster may be somebody's own.
+pub async fn forget(client: kube::Client, name: &str) {
+    let api: Api<ApiLease> = Api::namespaced(client, "default");
+    let _ = api.delete(name, &DeleteParams::default()).await;
+}
+
+/// # Panics
+/// If the file is no kubeconfig.
+pub async fn client(kubeconfig: &str) -> kube::Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
+    kube::Client::try_from(config).expect("a client")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,10 +93,7 @@ async fn l2_two_candidates_see_one_expired_lease() {
             expected: "trials in which both believed to lead: 0",
         };
         let Some(kubeconfig) = server("CHAT_SYNC_TEST_KUBECONFIG") else { return row.not_run("no Kubernetes API") };
-        let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
-        let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
-        let client = kube::Client::try_from(config).expect("a client");
+        let client = client(&kubeconfig).await;
         let mut both = Vec::new();
         for _ in 0..TRIALS / ABREAST {
             both.extend(join_all((0..ABREAST).map(|_| trial(client.clone()))).await);

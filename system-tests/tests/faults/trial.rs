@@ -15,6 +15,7 @@ use system_tests::reader::Reader;
 use system_tests::vendor::Vendor;
 use tokio::sync::Mutex;
 
+use crate::lease::{client, forget};
 use crate::table::long;
 
 pub const CHATS: usize = 6;
@@ -75,15 +76,18 @@ pub struct Trial {
     pub chats: Vec<String>,
     pub checker: Checker,
     flow: Option<Flow>,
+    /// The kubeconfig and the lease's name.
+    lease: Option<(String, String)>,
 }
 
 impl Trial {
     /// Everything is up, people write and watch; `None`, said loudly, without the servers.
     pub async fn begin(setup: Setup) -> Option<Self> {
         let Setup { mut options, kubeconfig, standbys, writers, first, second } = setup;
-        let lease: Vec<(&str, String)> = kubeconfig.map_or(Vec::new(), |kubeconfig| {
-            vec![("KUBECONFIG", kubeconfig), ("CHAT_SYNC_LEASE", format!("synchronizer{}", unique_suffix()))]
-        });
+        let elected = kubeconfig.map(|kubeconfig| (kubeconfig, format!("synchronizer{}", unique_suffix())));
+        let lease: Vec<(&str, String)> = elected
+            .clone()
+            .map_or(Vec::new(), |(kubeconfig, name)| vec![("KUBECONFIG", kubeconfig), ("CHAT_SYNC_LEASE", name)]);
         options.synchronizer.extend(lease.clone());
         options.synchronizer.extend(first);
         let pipeline = Pipeline::start(options).await?;
@@ -99,6 +103,7 @@ impl Trial {
             chats: Vec::new(),
             pipeline,
             flow: None,
+            lease: elected,
         };
         for number in 0..standbys {
             let address = format!("127.0.0.1:{}", free_port());
@@ -160,7 +165,18 @@ impl Trial {
     /// Nobody writes any more, everything comes through, and all of it is checked.
     pub async fn end(mut self, poison: &[&str]) -> Verdict {
         self.stop_writing().await;
-        self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await
+        let verdict = self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await;
+        self.forget_lease().await;
+        verdict
+    }
+
+    async fn forget_lease(&mut self) {
+        for (process, _) in self.synchronizers() {
+            process.kill();
+        }
+        if let Some((kubeconfig, name)) = &self.lease {
+            forget(client(kubeconfig).await, name).await;
+        }
     }
 
     /// Nobody writes any more; how many changes there were.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use external::config::Speed;
+use internal::access::origins::Origin;
 use platform::config::Secret;
 
 use crate::tools::{Tool, Where};
@@ -41,6 +42,9 @@ pub struct Config {
     /// Whoever shows this token may decide about dead letters at /ops; without it, nobody may.
     #[arg(long, env = "CHAT_SYNC_OPERATOR_TOKEN", hide_env_values = true)]
     pub operator_token: Option<Secret>,
+    /// The pages that may connect to the copy, as https://chat.example.org, separated by commas; without it only its own.
+    #[arg(long, env = "CHAT_SYNC_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<Origin>,
     /// What is logged, as for `tracing_subscriber::EnvFilter`.
     #[arg(long, env = "CHAT_SYNC_LOG", default_value = "warn")]
     pub log: String,

@@ -1,5 +1,7 @@
 //! Versions and search in SQLite.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use internal::copy::CopyError;
 use internal::history::{History, HitRow, VersionRow};
@@ -26,15 +28,22 @@ impl History for EmbeddedStore {
         Ok(query.bind(chat).bind(ids).fetch_all(&self.db.read).await?)
     }
 
-    async fn search(&self, words: &[String], limit: u32) -> Result<Vec<HitRow>, CopyError> {
+    async fn search(
+        &self,
+        words: &[String],
+        limit: u32,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<HitRow>, CopyError> {
         let query = words.iter().map(|word| format!("\"{word}\"*")).collect::<Vec<_>>().join(" AND ");
         let found = sqlx::query_as(
             "SELECT m.chat_id, m.id, m.author, m.created_at, \
                     snippet(message_words, 0, char(57344), char(57345), '…', 26) \
              FROM message_words JOIN messages AS m ON m.rowid = message_words.rowid JOIN chats AS c ON c.id = m.chat_id \
-             WHERE message_words MATCH ? AND NOT m.deleted AND NOT c.deleted \
-             ORDER BY m.created_at DESC, m.id DESC LIMIT ?",
+             WHERE message_words MATCH ?1 AND NOT m.deleted AND NOT c.deleted \
+               AND (?3 IS NULL OR m.chat_id IN (SELECT value FROM json_each(?3))) \
+             ORDER BY m.created_at DESC, m.id DESC LIMIT ?2",
         );
-        Ok(found.bind(query).bind(limit).fetch_all(&self.db.read).await?)
+        let only = only.map(|chats| serde_json::json!(chats).to_string());
+        Ok(found.bind(query).bind(limit).bind(only).fetch_all(&self.db.read).await?)
     }
 }

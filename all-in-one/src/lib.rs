@@ -5,6 +5,7 @@ pub mod embedded_gate;
 mod embedded_history;
 mod embedded_letters;
 pub mod embedded_log;
+pub mod embedded_receipts;
 pub mod embedded_store;
 mod embedded_stored;
 pub mod tools;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use internal::access::Access;
+use internal::access::origins::Origins;
 use platform::health::Health;
 use platform::leadership::Leadership;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop};
@@ -27,6 +30,7 @@ use writer::Store;
 pub use config::Config;
 use embedded_gate::EmbeddedGate;
 use embedded_log::EmbeddedLog;
+use embedded_receipts::EmbeddedReceipts;
 use embedded_store::EmbeddedStore;
 
 /// How many records of each partition stay in the embedded log at least; what the store has applied beyond
@@ -117,8 +121,15 @@ impl AllInOne {
             history: store.clone(),
             letters: store.clone(),
             gate: Arc::new(EmbeddedGate::new(settings.gate_ttl)),
+            receipts: Arc::new(EmbeddedReceipts::default()),
         };
-        let showing = internal::run(settings, world, health.part("internal"), internal, stop.clone());
+        let door = internal::Door {
+            access: Access::Off,
+            origins: Origins::new(config.origins, addresses.internal.ip()),
+            per_address: 1_000,
+            listener: internal,
+        };
+        let showing = internal::run(settings, world, health.part("internal"), door, stop.clone());
         parts.spawn("internal", showing);
         parts.spawn("housekeeping", keep_house(log, store, stop.clone()));
         let ended = parts.join(&stop, DRAIN_BUDGET).await;

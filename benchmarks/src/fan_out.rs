@@ -92,7 +92,9 @@ struct Ours {
 }
 
 async fn chat_sync() -> anyhow::Result<Ours> {
-    let pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
+    // All of them come from one address.
+    let internal = vec![("CHAT_SYNC_CONNECTIONS_PER_ADDRESS", (2 * SOCKETS).to_string())];
+    let pipeline = Pipeline::start(Options { internal, ..Options::default() }).await.context("the servers")?;
     pipeline.ready().await;
     let vendor = pipeline.vendor();
     let chat = vendor.create_chat("Fan-out").await;

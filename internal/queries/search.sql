@@ -6,5 +6,6 @@ FROM messages AS m
 JOIN chats AS c ON c.id = m.chat_id,
      to_tsquery('simple', $1) AS query
 WHERE to_tsvector('simple', left(m.text, 100000)) @@ query AND NOT m.deleted AND NOT c.deleted
+  AND ($3::text[] IS NULL OR m.chat_id = ANY($3))
 ORDER BY m.created_at DESC, m.id DESC
 LIMIT $2

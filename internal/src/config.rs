@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use platform::config::{Secret, duration};
 
+use crate::access::origins::Origin;
+use crate::access::{Access, AccessSettings, Mode};
+
 /// Shows the copy live in browsers.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "internal", version)]
 pub struct Config {
     #[command(flatten)]
     pub settings: Settings,
+    #[command(flatten)]
+    pub access: AccessSettings,
     /// The copy's database, as postgres://user:password@host:port/database; only read. Several nodes as
     /// host:port,host:port: the first that answers. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
@@ -24,6 +29,12 @@ pub struct Config {
     /// Where the page, the API and /livez, /readyz and /metrics are served.
     #[arg(long, env = "CHAT_SYNC_INTERNAL_LISTEN", default_value = "127.0.0.1:30002")]
     pub listen: SocketAddr,
+    /// The pages that may connect, as https://chat.example.org, separated by commas; without it only this server's own.
+    #[arg(long, env = "CHAT_SYNC_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<Origin>,
+    /// How many WebSockets one address may hold.
+    #[arg(long, env = "CHAT_SYNC_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000)]
+    pub connections_per_address: usize,
     /// What is logged, as for `tracing_subscriber::EnvFilter`.
     #[arg(long, env = "CHAT_SYNC_LOG", default_value = "info")]
     pub log: String,
@@ -57,4 +68,19 @@ pub struct Settings {
     /// CHAT_SYNC_OPERATOR_TOKEN_FILE names.
     #[arg(long, env = "CHAT_SYNC_OPERATOR_TOKEN", hide_env_values = true)]
     pub operator_token: Option<Secret>,
+}
+
+impl Config {
+    /// Who may look.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong or missing.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        let access = self.access.access(self.listen)?;
+        anyhow::ensure!(
+            self.settings.operator_token.is_none() || access.mode() == Mode::Off,
+            "CHAT_SYNC_OPERATOR_TOKEN is for CHAT_SYNC_AUTH=off; else operators are those whose role it is"
+        );
+        Ok(access)
+    }
 }

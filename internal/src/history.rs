@@ -1,6 +1,6 @@
 //! What readers look up: a message's earlier versions, and texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use contract::{Timestamp, Version};
@@ -45,8 +45,13 @@ pub trait History: Send + Sync {
     /// The same of several messages of a chat, without their texts, by message.
     async fn all_versions(&self, chat: &str, messages: &[String]) -> Result<Vec<(String, String, i64)>, CopyError>;
 
-    /// The newest `limit` messages that have words which begin with each of these.
-    async fn search(&self, words: &[String], limit: u32) -> Result<Vec<HitRow>, CopyError>;
+    /// The newest `limit` messages that have words which begin with each of these; in `only` these chats, if it names some.
+    async fn search(
+        &self,
+        words: &[String],
+        limit: u32,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<HitRow>, CopyError>;
 }
 
 /// Version, text, deleted.

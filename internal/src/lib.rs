@@ -1,5 +1,6 @@
 //! Shows the copy live: reads the log, asks the gate, pushes to browsers.
 
+pub mod access;
 pub mod breaker;
 pub mod config;
 pub mod copy;
@@ -13,6 +14,7 @@ pub mod load;
 pub mod ops;
 pub mod outbox;
 pub mod postgres_copy;
+pub mod receipts;
 pub mod redis_gate;
 pub mod resume;
 pub mod ring;
@@ -29,6 +31,9 @@ use platform::health::Health;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop};
 use tokio::net::TcpListener;
 
+use access::Access;
+use access::origins::Origins;
+use access::per_address::PerAddress;
 use breaker::Breaker;
 pub use config::{Config, Settings};
 use copy::ChatCopy;
@@ -37,6 +42,7 @@ use gate::Gate;
 use history::History;
 use hub::Hub;
 use ops::{Ops, Watched};
+use receipts::{Acknowledged, Receipts};
 use shared_copy::SharedCopy;
 
 /// What it reads and asks.
@@ -47,22 +53,26 @@ pub struct World {
     pub history: Arc<dyn History>,
     pub letters: Arc<dyn DeadLetters>,
     pub gate: Arc<dyn Gate>,
+    pub receipts: Arc<dyn Receipts>,
+}
+
+/// The way in.
+pub struct Door {
+    pub listener: TcpListener,
+    pub access: Access,
+    pub origins: Origins,
+    /// How many WebSockets one address may hold.
+    pub per_address: usize,
 }
 
 /// Serves browsers until the stop signal.
 ///
 /// # Errors
 /// If a part fails.
-pub async fn run(
-    settings: Settings,
-    world: World,
-    health: Health,
-    listener: TcpListener,
-    stop: Stop,
-) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, world: World, health: Health, door: Door, stop: Stop) -> anyhow::Result<()> {
     let hub = Arc::new(Hub::new(&settings));
     let topic = Topics::with_suffix(&settings.topic_suffix).changes;
-    let ops = Arc::new(Ops::new(&settings.region, &settings.pod, &topic, settings.operator_token.is_some()));
+    let ops = Arc::new(Ops::new(&settings.region, &settings.pod, &topic));
     let world = World { gate: Arc::new(Breaker::new(world.gate)), ..world };
     let mut parts = Parts::new();
     let from_log = FromLog::new(&settings, &world, hub.clone(), ops.clone(), &health);
@@ -75,17 +85,27 @@ pub async fn run(
             ended = from_log.run() => ended,
         }
     });
+    let receipts = Arc::new(Acknowledged::new(world.receipts));
+    let (writing, until) = (receipts.clone(), stop.clone());
+    parts.spawn("receipts", async move {
+        writing.write(until).await;
+        Ok(())
+    });
     let app = http_api::App {
         hub,
+        receipts,
         copy: Arc::new(SharedCopy::new(world.copy)),
         history: world.history,
         letters: world.letters,
         ops,
         health: health.clone(),
         operator_token: settings.operator_token,
+        access: Arc::new(door.access),
+        origins: Arc::new(door.origins),
+        places: Arc::new(PerAddress::new(door.per_address)),
         stop: stop.clone(),
     };
     let router = http_api::router(app).merge(platform::http::about(health));
-    parts.spawn("http", platform::http::serve(listener, router, stop.clone()));
+    parts.spawn("http", platform::http::serve(door.listener, router, stop.clone()));
     parts.join(&stop, DRAIN_BUDGET).await
 }

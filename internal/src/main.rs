@@ -1,13 +1,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use internal::access::origins::Origins;
 use internal::postgres_copy::PostgresCopy;
+use internal::receipts::redis::RedisReceipts;
 use internal::redis_gate::RedisGate;
-use internal::{Config, World};
+use internal::{Config, Door, World};
 use platform::dead_letters::PostgresLetters;
 use platform::event_log::kafka::Kafka;
 use platform::health::Health;
 use platform::lifecycle::{Stop, stop_on_signals};
+
+/// How long a connection to Redis may take.
+const REDIS: Duration = Duration::from_millis(500);
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
@@ -20,16 +25,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
     platform::telemetry::start_metrics();
     let stop = Stop::new();
     stop_on_signals(&stop)?;
-    let listener = platform::http::listen(config.listen, "--listen").await?;
+    let door = Door {
+        access: config.access()?,
+        listener: platform::http::listen(config.listen, "--listen").await?,
+        origins: Origins::new(config.origins, config.listen.ip()),
+        per_address: config.connections_per_address,
+    };
     let pool = platform::postgres::pool(&config.database_url, 8, false)?;
     let copy = Arc::new(PostgresCopy::new(pool.clone()));
-    let redis = platform::redis::pool(&config.redis_url, 4, Duration::from_millis(500))?;
+    // Apart: the gate waits for nothing.
+    let [gate, receipts] = [4, 2].map(|connections| platform::redis::pool(&config.redis_url, connections, REDIS));
     let world = World {
         log: Arc::new(Kafka::new(&config.kafka)?),
         copy: copy.clone(),
         history: copy,
         letters: Arc::new(PostgresLetters::new(pool)),
-        gate: Arc::new(RedisGate::new(redis, &config.settings)),
+        gate: Arc::new(RedisGate::new(gate?, &config.settings)),
+        receipts: Arc::new(RedisReceipts::new(receipts?, &config.settings)),
     };
-    internal::run(config.settings, world, Health::new(), listener, stop).await
+    internal::run(config.settings, world, Health::new(), door, stop).await
 }

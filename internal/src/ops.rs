@@ -57,6 +57,17 @@ pub struct Metrics {
     pub age: &'static str,
 }
 
+/// Who may decide about dead letters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decisions {
+    Nobody,
+    /// Whoever shows the operator's token.
+    OperatorToken,
+    /// Operators, who have signed in.
+    Operators,
+}
+
 /// Everything at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct View {
@@ -69,8 +80,7 @@ pub struct View {
     pub drift: Option<u64>,
     pub verified_through: Option<Timestamp>,
     pub dead_letters: Vec<Group>,
-    /// Whether decisions about dead letters can be made here.
-    pub writable: bool,
+    pub decisions: Decisions,
     /// Oldest first, one every two seconds.
     pub history: Vec<Point>,
 }
@@ -128,7 +138,6 @@ pub struct Ops {
     region: String,
     pod: String,
     topic: String,
-    writable: bool,
     state: Mutex<State>,
 }
 
@@ -140,9 +149,9 @@ pub struct Watched {
 }
 
 impl Ops {
-    pub fn new(region: &str, pod: &str, topic: &str, writable: bool) -> Self {
+    pub fn new(region: &str, pod: &str, topic: &str) -> Self {
         let (region, pod, topic) = (region.to_owned(), pod.to_owned(), topic.to_owned());
-        Self { region, pod, topic, writable, state: Mutex::default() }
+        Self { region, pod, topic, state: Mutex::default() }
     }
 
     /// Takes note of what the consuming side has done.
@@ -185,7 +194,7 @@ impl Ops {
     }
 
     /// Everything as it is now.
-    pub fn view(&self, hub: &Hub, health: &Health) -> View {
+    pub fn view(&self, hub: &Hub, health: &Health, decisions: Decisions) -> View {
         let (state, now) = (self.lock(), Timestamp::now());
         let marker = state.counted.marker.clone();
         let (_, checks) = health.report();
@@ -203,7 +212,7 @@ impl Ops {
             drift: marker.as_ref().and_then(|marker| marker.drift),
             verified_through: marker.and_then(|marker| marker.verified_through),
             dead_letters: state.letters.clone(),
-            writable: self.writable,
+            decisions,
             history: state.history.iter().copied().collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The copy in Postgres, for reading; a replica serves as well, because rows and positions come in one snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use contract::{Timestamp, Version};
@@ -157,10 +157,16 @@ impl History for PostgresCopy {
         Ok(query.fetch_all(&self.pool).await?)
     }
 
-    async fn search(&self, words: &[String], limit: u32) -> Result<Vec<HitRow>, CopyError> {
+    async fn search(
+        &self,
+        words: &[String],
+        limit: u32,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<HitRow>, CopyError> {
         // Words are letters and digits only, so they need no quoting.
         let query = words.iter().map(|word| format!("{word}:*")).collect::<Vec<_>>().join(" & ");
-        let query = sqlx::query_as(include_str!("../queries/search.sql")).bind(query).bind(i64::from(limit));
+        let only: Option<Vec<&str>> = only.map(|chats| chats.iter().map(String::as_str).collect());
+        let query = sqlx::query_as(include_str!("../queries/search.sql")).bind(query).bind(i64::from(limit)).bind(only);
         Ok(query.fetch_all(&self.pool).await?)
     }
 }

@@ -97,6 +97,12 @@ impl Ring {
         self.entries.get(count.checked_sub(1)?).and_then(|entry| entry.marker.clone())
     }
 
+    /// Where the newest record of a message stands, as far as the ring reaches back.
+    pub fn last_of(&self, chat: &str, message: &str) -> Option<u64> {
+        let is_it = |row: &ShownMessage| row.chat_id == chat && row.id == message;
+        self.entries.iter().rev().find(|entry| entry.row.as_ref().is_some_and(is_it)).map(|entry| entry.offset)
+    }
+
     /// The rows of a chat from `offset` on, in order.
     pub fn rows<'a>(&'a self, chat: &'a str, offset: u64) -> impl Iterator<Item = &'a ShownMessage> {
         let first = self.entries.partition_point(|entry| entry.offset < offset);

@@ -1,6 +1,6 @@
 //! One browser's connection: JSON text frames both ways.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::access::{Access, Viewer};
 use crate::copy::ChatCopy;
 use crate::hub::{ConnectionId, Hub, Known};
 use crate::load::bring_up_to_date;
 use crate::outbox::{About, Outbox};
+use crate::receipts::Acknowledged;
+use crate::resume::Token;
 use crate::shown::{ShownChat, ShownMessage};
 
 /// How often a browser is told how old its copy is.
@@ -28,10 +31,25 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Within how long browsers of a pod that stops come back, each at its own moment: not all to the next pod at once.
 const COME_BACK: Duration = Duration::from_secs(5);
-/// Why the server closes, besides 1001 when it stops.
-const SILENT: u16 = 4000;
+/// How many chats may be loaded anew within a minute because a browser was too slow for their updates.
+const MAX_RELOADS: usize = 20;
+const RELOADS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why the server closes, besides 1001 when it stops and 1011 when it failed.
+pub mod why {
+    /// No word for [`super::Limits::silent`].
+    pub const SILENT: u16 = 4000;
+    /// Its token is not valid any more.
+    pub const SIGNED_OUT: u16 = 4001;
+    /// It does not keep up with what it watches.
+    pub const SLOW: u16 = 4002;
+    /// It watched nothing for [`super::Limits::idle`].
+    pub const IDLE: u16 = 4003;
+}
 /// How many chats one connection may watch at once.
 const MAX_SUBSCRIPTIONS: usize = 100;
+/// How long a page's name for itself may be, in bytes.
+const MAX_READER: usize = 64;
 /// The greatest frame that is read from a browser, in bytes.
 pub const MAX_FRAME: usize = 16 << 10;
 
@@ -44,11 +62,18 @@ pub struct Limits {
     pub silent: Duration,
     /// How long one write may take.
     pub write: Duration,
+    /// How long it may watch nothing.
+    pub idle: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ping: Duration::from_secs(20), silent: Duration::from_secs(40), write: Duration::from_secs(20) }
+        Self {
+            ping: Duration::from_secs(20),
+            silent: Duration::from_secs(40),
+            write: Duration::from_secs(20),
+            idle: Duration::from_secs(600),
+        }
     }
 }
 
@@ -56,8 +81,19 @@ impl Default for Limits {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum ClientFrame {
-    Subscribe { chat: String, resume: Option<String> },
-    Unsubscribe { chat: String },
+    Subscribe {
+        chat: String,
+        resume: Option<String>,
+    },
+    Unsubscribe {
+        chat: String,
+    },
+    /// It has shown everything of these chats up to these positions, as they came with frames. `reader` names a page
+    /// for its life; where people sign in, their names count.
+    Shown {
+        reader: String,
+        positions: HashMap<String, String>,
+    },
 }
 
 /// What a browser is told.
@@ -94,20 +130,43 @@ impl ServerFrame<'_> {
     }
 }
 
+/// What browsers are served with.
+#[derive(Clone)]
+pub struct Served {
+    pub hub: Arc<Hub>,
+    pub copy: Arc<dyn ChatCopy>,
+    pub access: Arc<Access>,
+    pub receipts: Arc<Acknowledged>,
+    pub limits: Limits,
+    pub stop: Stop,
+}
+
 /// Serves a browser until it goes, or the stop signal. One task reads and one writes: what is pushed to a thousand
 /// browsers wakes the thousand that write only.
-pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, limits: Limits, stop: Stop) {
-    let outbox = Arc::new(Outbox::default());
-    let id = hub.connect(outbox.clone());
+pub async fn serve(socket: WebSocket, viewer: Viewer, served: Served) {
+    let Served { hub, copy, access, receipts, limits, stop } = served;
+    let (outbox, viewer) = (Arc::new(Outbox::default()), Arc::new(viewer));
+    let id = hub.connect(outbox.clone(), viewer.clone());
     let (sink, stream) = socket.split();
     let (stale, reload) = mpsc::channel(1);
     let (close, closing) = mpsc::channel(1);
     let mut writing = JoinSet::new();
-    let writer = Writer { sink, hub: hub.clone(), outbox: outbox.clone(), stale, limits };
+    let admitted = Admitted { access, viewer: viewer.clone() };
+    let writer = Writer { sink, hub: hub.clone(), outbox: outbox.clone(), stale, limits, admitted };
     writing.spawn(writer.write(closing, stop));
-    let browser = Browser { hub: hub.clone(), copy, id, outbox, loads: JoinSet::new(), watched: HashMap::new() };
+    let browser = Browser {
+        hub: hub.clone(),
+        copy,
+        receipts,
+        id,
+        viewer,
+        outbox,
+        loads: JoinSet::new(),
+        watched: HashMap::new(),
+        reloads: VecDeque::new(),
+    };
     let ended = tokio::select! {
-        ended = browser.read(stream, reload, limits.silent) => ended,
+        ended = browser.read(stream, reload, limits) => ended,
         _ = writing.join_next() => None,
     };
     hub.disconnect(id);
@@ -118,6 +177,12 @@ pub async fn serve(socket: WebSocket, hub: Arc<Hub>, copy: Arc<dyn ChatCopy>, li
     }
 }
 
+/// Somebody who was admitted, and what is asked whether it still is.
+struct Admitted {
+    access: Arc<Access>,
+    viewer: Arc<Viewer>,
+}
+
 /// The writing side of a connection.
 struct Writer {
     sink: SplitSink<WebSocket, Message>,
@@ -125,6 +190,7 @@ struct Writer {
     outbox: Arc<Outbox>,
     stale: mpsc::Sender<BTreeSet<String>>,
     limits: Limits,
+    admitted: Admitted,
 }
 
 impl Writer {
@@ -137,6 +203,9 @@ impl Writer {
             let written = tokio::select! {
                 () = self.outbox.ready() => self.write_what_waits().await,
                 _ = heartbeats.tick() => {
+                    if !self.admitted.access.still_admits(&self.admitted.viewer) {
+                        return self.close(closed(why::SIGNED_OUT, "the token is not valid any more")).await;
+                    }
                     let beat = ServerFrame::Heartbeat { fresh_as_of: self.hub.fresh_as_of(), now: Timestamp::now() };
                     self.outbox.push(Arc::new(About::Heartbeat), beat.encode());
                     Ok(())
@@ -146,7 +215,7 @@ impl Writer {
                 () = &mut stopped => return self.close(going_away()).await,
             };
             if written.is_err() {
-                return;
+                return count("gone");
             }
         }
     }
@@ -172,12 +241,29 @@ impl Writer {
     }
 
     async fn close(&mut self, why: CloseFrame) {
+        count(match why.code {
+            why::SILENT => "silent",
+            why::SIGNED_OUT => "signed_out",
+            why::SLOW => "slow",
+            why::IDLE => "idle",
+            close_code::AWAY => "stop",
+            _ => "error",
+        });
         let _ = self.send(Message::Close(Some(why)), GOODBYE).await;
     }
 }
 
 /// The browser cannot be written to any more.
 struct Gone;
+
+/// A connection that this side ended.
+fn count(reason: &'static str) {
+    metrics::counter!("chat_sync_browsers_closed_total", "reason" => reason).increment(1);
+}
+
+fn closed(code: u16, reason: &'static str) -> CloseFrame {
+    CloseFrame { code, reason: reason.into() }
+}
 
 fn going_away() -> CloseFrame {
     let wait = rand::random_range(0..COME_BACK.as_millis());
@@ -188,24 +274,32 @@ fn going_away() -> CloseFrame {
 struct Browser {
     hub: Arc<Hub>,
     copy: Arc<dyn ChatCopy>,
+    receipts: Arc<Acknowledged>,
     id: ConnectionId,
+    viewer: Arc<Viewer>,
     outbox: Arc<Outbox>,
     loads: JoinSet<()>,
     /// The chats that are watched, each with its load while that is under way.
     watched: HashMap<String, tokio::task::AbortHandle>,
+    /// When chats were loaded anew because it was too slow.
+    reloads: VecDeque<Instant>,
 }
 
 impl Browser {
-    /// Hears until the browser goes, or until it was silent for so long: then it gives what to say to it. `reload` brings
+    /// Hears until the browser goes, or is not put up with any longer: then it gives what to say to it. `reload` brings
     /// chats of which updates were dropped.
     async fn read(
         mut self,
         mut stream: SplitStream<WebSocket>,
         mut reload: mpsc::Receiver<BTreeSet<String>>,
-        silent: Duration,
+        limits: Limits,
     ) -> Option<CloseFrame> {
-        let mut given_up = pin!(tokio::time::sleep(silent));
+        let mut given_up = pin!(tokio::time::sleep(limits.silent));
+        let mut idle = pin!(tokio::time::sleep(limits.idle));
         loop {
+            if !self.watched.is_empty() {
+                idle.as_mut().reset(Instant::now() + limits.idle);
+            }
             tokio::select! {
                 said = stream.next() => {
                     match said {
@@ -214,34 +308,50 @@ impl Browser {
                         Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                         Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                     }
-                    given_up.as_mut().reset(Instant::now() + silent);
+                    given_up.as_mut().reset(Instant::now() + limits.silent);
                 }
-                () = &mut given_up => {
-                    return Some(CloseFrame { code: SILENT, reason: "it answers no pings".into() });
-                }
+                () = &mut given_up => return Some(closed(why::SILENT, "it answers no pings")),
+                () = &mut idle, if self.watched.is_empty() => return Some(closed(why::IDLE, "it watches nothing")),
                 Some(chats) = reload.recv() => {
+                    if self.is_too_slow(chats.len()) {
+                        return Some(closed(why::SLOW, "it is too slow for what it watches"));
+                    }
                     for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
                         self.watch(chat, None);
                     }
                 }
                 Some(ended) = self.loads.join_next() => if ended.is_err_and(|error| error.is_panic()) {
                     // Its subscription would wait for ever: the browser begins again.
-                    return Some(CloseFrame { code: close_code::ERROR, reason: "a load failed".into() });
+                    return Some(closed(close_code::ERROR, "a load failed"));
                 },
             }
         }
+    }
+
+    /// Whether so many more reloads are too many.
+    fn is_too_slow(&mut self, chats: usize) -> bool {
+        let now = Instant::now();
+        self.reloads.extend(std::iter::repeat_n(now, chats));
+        while self.reloads.front().is_some_and(|at| now - *at > RELOADS_WITHIN) {
+            self.reloads.pop_front();
+        }
+        self.reloads.len() > MAX_RELOADS
     }
 
     fn hear(&mut self, text: &str) {
         match serde_json::from_str(text) {
             Ok(ClientFrame::Subscribe { chat, resume }) => self.subscribe(chat, resume),
             Ok(ClientFrame::Unsubscribe { chat }) => self.unwatch(&chat),
+            Ok(ClientFrame::Shown { reader, .. }) if reader.is_empty() || reader.len() > MAX_READER => {
+                self.complain("bad_frame", format!("reader has 1 to {MAX_READER} bytes"), None);
+            }
+            Ok(ClientFrame::Shown { reader, positions }) => self.shown(&reader, &positions),
             Err(error) => self.complain("bad_frame", error.to_string(), None),
         }
     }
 
     fn subscribe(&mut self, chat: String, resume: Option<String>) {
-        match self.hub.known(&chat) {
+        match self.hub.known(&chat, &self.viewer) {
             Known::No => self.complain("chat_not_found", "there is no such chat".into(), Some(&chat)),
             Known::Deleted => self.complain("chat_deleted", "this chat was deleted".into(), Some(&chat)),
             Known::Yes if self.watched.len() >= MAX_SUBSCRIPTIONS && !self.watched.contains_key(&chat) => {
@@ -257,6 +367,16 @@ impl Browser {
         let handle = self.loads.spawn(load);
         if let Some(earlier) = self.watched.insert(chat, handle) {
             earlier.abort();
+        }
+    }
+
+    /// Positions that are none, or of chats that it does not watch, say nothing.
+    fn shown(&self, reader: &str, positions: &HashMap<String, String>) {
+        let reader = if self.viewer.name.is_empty() { reader } else { &self.viewer.name };
+        for (chat, token) in positions.iter().filter(|(chat, _)| self.watched.contains_key(*chat)) {
+            if let Some(positions) = Token::decode(token).and_then(|token| self.hub.positions(chat, &token)) {
+                self.receipts.take_note(chat, reader, &positions);
+            }
         }
     }
 

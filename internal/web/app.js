@@ -6,6 +6,8 @@ import * as drawer from "./drawer.js";
 import { Link } from "./link.js";
 import { byId, duration } from "./page.js";
 import * as search from "./search.js";
+import * as session from "./session.js";
+import * as shown from "./shown.js";
 import { Thread } from "./thread.js";
 
 const list = byId("messages");
@@ -17,7 +19,12 @@ let waiting = new Map(); // what has changed since the last frame was drawn, by 
 let drawing = false;
 
 const thread = new Thread(list, { older: fetchOlder, showVersions: drawer.showVersions, seen: read });
-const link = new Link(hear, tell, () => (open ? [[open, copies.get(open)?.resume]] : []));
+const link = new Link({
+  hear, tell,
+  subscriptions: () => (open ? [[open, copies.get(open)?.resume]] : []),
+  refused: session.begin,
+  signedOut: () => location.reload(), // nothing that was shown stays
+});
 
 // ---- frames ----
 
@@ -44,6 +51,7 @@ async function loaded(copy, shownFrom, changed) {
   while (shownFrom && copy.floor && before(shownFrom, copy.floor) && !thread.atEnd && (await fetchOlder(copy)));
   if (chat !== open) return;
   draw(changed);
+  shown.loaded();
   if (thread.target) goTo(thread.target);
 }
 
@@ -64,6 +72,7 @@ function draw(changed) {
   for (const message of all) if (message.edited_at) thread.edits.delete(message.id);
   thread.changed(all);
   countEdits();
+  shown.drawn();
 }
 
 const WORDS = { live: "live", behind: "behind", idle: "idle", offline: "offline", connecting: "connecting" };
@@ -239,4 +248,6 @@ byId("news").onclick = () => { thread.target = null; thread.held = null; thread.
 byId("back").onclick = () => { location.hash = ""; };
 search.begin((chat) => chatList.find(chat)?.title ?? chat);
 window.onhashchange = route;
+session.begin();
+shown.begin(() => [open, copies.get(open)], (frame) => link.send(frame));
 route();

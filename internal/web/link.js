@@ -4,6 +4,7 @@
 const SILENCE = 5000; // ms without a word is loss of connection
 const BEHIND = 6000; // ms; the source is asked every two seconds
 const IDLE = 60000; // ms without a change
+const SIGNED_OUT = 4001; // the closing code
 
 /**
  * The word for what a reader may rely on.
@@ -17,9 +18,12 @@ export function state({ open, heard, age, change }) {
 }
 
 export class Link {
-  /** `hear(frame)` gets every frame, `tell(state, detail)` whenever the state may have changed. */
-  constructor(hear, tell, subscriptions) {
-    Object.assign(this, { hear, tell, subscriptions, socket: null, attempt: 0 });
+  /**
+   * `hear(frame)` gets every frame, `tell(state, detail)` whenever the state may have changed; `refused()` is called
+   * when a connection did not come about, `signedOut()` when it was ended because its token is not valid any more.
+   */
+  constructor({ hear, tell, subscriptions, refused, signedOut }) {
+    Object.assign(this, { hear, tell, subscriptions, refused, signedOut, socket: null, attempt: 0 });
     this.lastWord = this.lastChange = performance.now();
     this.age = null;
     setInterval(() => this.watch(), 500);
@@ -49,7 +53,9 @@ export class Link {
       this.hear(frame);
       this.watch();
     };
-    socket.onclose = ({ reason }) => {
+    socket.onclose = ({ code, reason }) => {
+      if (code === SIGNED_OUT) return this.signedOut();
+      if (socket === this.socket && this.attempt > 0) this.refused();
       const hint = /^retry after (\d+) ms$/.exec(reason);
       if (socket === this.socket) this.again(hint && Number(hint[1]));
     };

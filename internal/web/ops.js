@@ -1,6 +1,7 @@
 // The operator's page: reads /api/ops every two seconds, and decides about dead letters with the operator's token.
 
 import { byId, dayAndTime, duration, element, keyed, plural } from "./page.js";
+import * as session from "./session.js";
 
 const EVERY = 2000;
 let view = null;
@@ -82,9 +83,12 @@ function draw() {
   spark("rate", view.history.map((point) => point.rate), (value) => `${number(value)} rows/s`);
   spark("lag", view.history.map((point) => point.lag), seconds);
   document.body.classList.remove("old");
-  byId("token-label").hidden = !view.writable;
-  set(byId("writes"), view.writable
-    ? "Decisions need the operator's token." : "Decisions are made with `chat-sync dead-letters`, or here once CHAT_SYNC_OPERATOR_TOKEN is set.");
+  byId("token-label").hidden = view.decisions !== "operator_token";
+  set(byId("writes"), {
+    nobody: "Decisions are made with chat-sync dead-letters, or here once CHAT_SYNC_OPERATOR_TOKEN is set.",
+    operator_token: "Decisions need the operator's token.",
+    operators: "",
+  }[view.decisions]);
   drawGroups();
 }
 
@@ -120,10 +124,10 @@ async function show(reason) {
   const letters = await lettersOf(reason);
   if (!letters) return say("The dead letters cannot be read now.");
   // Those that have not changed stay, with what somebody has opened or typed there.
-  const rows = letters.map((letter) => ({ key: letter.digest, mark: `${letter.state} ${letter.note} ${view.writable}`, letter }));
+  const rows = letters.map((letter) => ({ key: letter.digest, mark: `${letter.state} ${letter.note} ${view.decisions}`, letter }));
   keyed(byId("letters"), rows, items, (item, { letter }) => item.replaceChildren(...drawLetter(letter)));
   const undecided = letters.filter((letter) => letter.state === "open").map((letter) => letter.digest);
-  byId("all").replaceChildren(...(view.writable && undecided.length > 1
+  byId("all").replaceChildren(...(view.decisions !== "nobody" && undecided.length > 1
     ? [decisions(`Try all ${undecided.length} open ones again`, "Discard them", () => undecided)] : []));
 }
 
@@ -136,7 +140,7 @@ function drawLetter(letter) {
     element("p", { className: "faint", textContent: note ? `${detail}. ${note}` : detail }),
     element("details", {}, element("summary", { textContent: `what it holds, ${raw_length} bytes` }), element("pre", { textContent: raw })),
   ];
-  if (view.writable && state !== "resolved") parts.push(decisions("Try again", "Discard", () => [digest]));
+  if (view.decisions !== "nobody" && state !== "resolved") parts.push(decisions("Try again", "Discard", () => [digest]));
   return parts;
 }
 
@@ -151,11 +155,13 @@ function decisions(again, away, which) {
 }
 
 async function decide(digests, decision) {
+  // Who has signed in shows a cookie, and nothing else.
+  const shown = view.decisions === "operator_token" ? { authorization: `Bearer ${byId("token").value}` } : {};
   const what = digests.length === 1 ? digests[0] : plural(digests.length, "letter");
   for (const digest of digests) {
     const response = await fetch(`/api/ops/dead-letters/${encodeURIComponent(digest)}`, {
       method: "POST",
-      headers: { "content-type": "application/json", authorization: `Bearer ${byId("token").value}` },
+      headers: { "content-type": "application/json", ...shown },
       body: JSON.stringify(decision),
     });
     if (!response.ok) return say((await response.json()).error.message);
@@ -210,11 +216,20 @@ async function drawMetrics() {
   }));
 }
 
+async function refused(response) {
+  chip("offline", (await response.json()).error.message);
+  if (response.status === 401) await session.begin();
+}
+
 async function look() {
   try {
     const response = await fetch("/api/ops", { signal: AbortSignal.timeout(5000) });
-    view = await response.json();
-    draw();
+    if (response.ok) {
+      view = await response.json();
+      draw();
+    } else {
+      await refused(response);
+    }
   } catch {
     chip("offline", view ? `no answer since ${dayAndTime(view.at)}` : "no answer");
     forgetStages();
@@ -222,5 +237,6 @@ async function look() {
   setTimeout(look, EVERY);
 }
 
+session.begin();
 look();
 drawMetrics();

@@ -16,6 +16,17 @@ const PREFIX: &str = "CHAT_SYNC_";
 /// The settings of all services: they may share an environment, so each accepts the others' and refuses the rest.
 /// `cargo xtask check` holds this list to the services' own.
 pub const SETTINGS: &[&str] = &[
+    "CHAT_SYNC_AUTH",
+    "CHAT_SYNC_AUTH_CHATS_HEADER",
+    "CHAT_SYNC_AUTH_JWT_AUDIENCE",
+    "CHAT_SYNC_AUTH_JWT_ISSUER",
+    "CHAT_SYNC_AUTH_JWT_KEY",
+    "CHAT_SYNC_AUTH_JWT_KEY_FILE",
+    "CHAT_SYNC_AUTH_PROXIES",
+    "CHAT_SYNC_AUTH_ROLE_HEADER",
+    "CHAT_SYNC_AUTH_TOKENS",
+    "CHAT_SYNC_AUTH_USER_HEADER",
+    "CHAT_SYNC_CONNECTIONS_PER_ADDRESS",
     "CHAT_SYNC_DATA_DIR",
     "CHAT_SYNC_EXTERNAL_DATABASE",
     "CHAT_SYNC_EXTERNAL_KEEP_CHANGES",
@@ -39,6 +50,7 @@ pub const SETTINGS: &[&str] = &[
     "CHAT_SYNC_LOG",
     "CHAT_SYNC_MARKER_EVERY",
     "CHAT_SYNC_OPERATOR_TOKEN",
+    "CHAT_SYNC_ORIGINS",
     "CHAT_SYNC_OVERLAP",
     "CHAT_SYNC_POD",
     "CHAT_SYNC_POLL_LIMIT",

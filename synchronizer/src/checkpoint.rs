@@ -21,6 +21,9 @@ pub struct Checkpoint {
     pub number: u64,
     pub cursor: Option<String>,
     pub settled: Option<String>,
+    /// The cursors behind `cursor`, oldest first, that are read again.
+    #[serde(default)]
+    pub earlier: Vec<Earlier>,
     /// The feed's generation, once it was served.
     #[serde(default)]
     pub generation: Option<u32>,
@@ -34,7 +37,29 @@ impl Checkpoint {
     pub fn key(source: &str, region: &str) -> String {
         format!("{source}/{region}")
     }
+
+    /// What its leader remembered. One that an older leader wrote names the oldest cursor only: everything from there is
+    /// read again.
+    pub fn remembered(&self, overlap: Duration, now: Instant) -> Remembered {
+        if self.earlier.is_empty() {
+            return Remembered::new(self.settled.clone().or_else(|| self.cursor.clone()), overlap, now);
+        }
+        Remembered::resume(self.cursor.clone(), self.earlier.clone(), overlap, now)
+    }
 }
+
+/// A cursor that a leader has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    pub cursor: String,
+    /// For how long somebody has led since, in milliseconds.
+    pub ago_ms: u64,
+    /// How many rows were read since.
+    pub rows: u64,
+}
+
+/// How many of them a checkpoint has at most.
+const EARLIER: u32 = 16;
 
 /// The cursors of the last seconds, oldest first: rows that the source shows late, behind its own cursor, are read
 /// again for so long. Cursors are opaque: they can only be remembered.
@@ -57,6 +82,35 @@ struct Left {
 impl Remembered {
     pub fn new(cursor: Option<String>, overlap: Duration, now: Instant) -> Self {
         Self { cursors: VecDeque::from([Left { at: now, rows: 0, cursor }]), overlap, rows: 0 }
+    }
+
+    /// Goes on where another leader was. The time in which nobody led does not count: what the source showed late before
+    /// it is read again as if it had not been. A leader that knew nothing but its oldest cursor would begin the minute
+    /// anew, and leaders that all end within a minute would read from ever further back.
+    pub fn resume(cursor: Option<String>, earlier: Vec<Earlier>, overlap: Duration, now: Instant) -> Self {
+        let rows = earlier.iter().map(|earlier| earlier.rows).max().unwrap_or(0);
+        let left = |earlier: Earlier| Left {
+            at: now.checked_sub(Duration::from_millis(earlier.ago_ms)).unwrap_or(now),
+            rows: rows - earlier.rows,
+            cursor: Some(earlier.cursor),
+        };
+        let mut cursors: VecDeque<Left> = earlier.into_iter().map(left).collect();
+        cursors.push_back(Left { at: now, rows, cursor });
+        Self { cursors, overlap, rows }
+    }
+
+    /// The cursors behind the present one, thinned out; the oldest is [`Self::settled`].
+    pub fn earlier(&self, now: Instant) -> Vec<Earlier> {
+        let behind = self.cursors.range(..self.cursors.len().saturating_sub(1));
+        let (mut earlier, mut next) = (Vec::new(), None);
+        for Left { at, rows, cursor } in behind {
+            let is_wanted = next.is_none_or(|next| *at >= next);
+            let Some(cursor) = cursor.clone().filter(|_| is_wanted) else { continue };
+            let ago_ms = u64::try_from(now.duration_since(*at).as_millis()).unwrap_or(u64::MAX);
+            earlier.push(Earlier { cursor, ago_ms, rows: self.rows - rows });
+            next = Some(*at + self.overlap / EARLIER);
+        }
+        earlier
     }
 
     /// Where the leader is.
@@ -124,6 +178,37 @@ mod tests {
         }
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("6"), Some("10")));
         assert_eq!(remembered.rows(), OVERLAP_ROWS);
+    }
+
+    #[test]
+    fn leaders_that_end_soon_do_not_read_from_ever_further_back() {
+        let mut now = Instant::now();
+        let mut remembered = Remembered::new(Some("0".into()), OVERLAP, now);
+        for term in 0..20 {
+            for second in 1..=10 {
+                now += Duration::from_secs(1);
+                remembered.advance((term * 10 + second).to_string(), 100, now);
+            }
+            let (cursor, earlier) = (remembered.cursor().map(str::to_owned), remembered.earlier(now));
+            assert!(earlier.len() <= 17, "{}", earlier.len());
+            assert_eq!(earlier.first().map(|earlier| earlier.cursor.as_str()), remembered.settled());
+            // Nobody leads for a while.
+            now += Duration::from_secs(30);
+            let next = Remembered::resume(cursor.clone(), earlier, OVERLAP, now);
+            assert_eq!(next.cursor(), cursor.as_deref());
+            assert_eq!((next.settled(), next.rows()), (remembered.settled(), remembered.rows()));
+            remembered = next;
+        }
+        let settled: u64 = remembered.settled().unwrap().parse().unwrap();
+        assert!((130..=140).contains(&settled), "a minute of leading behind 200, and no less: {settled}");
+    }
+
+    #[test]
+    fn the_first_leaders_only_cursor_is_told_to_the_next() {
+        let now = Instant::now();
+        let next = Remembered::resume(Some("7".into()), Vec::new(), OVERLAP, now);
+        assert_eq!((next.settled(), next.cursor(), next.rows()), (Some("7"), Some("7"), 0));
+        assert!(next.earlier(now).is_empty());
     }
 
     #[test]

@@ -100,15 +100,15 @@ impl Leader {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
         tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
-        let (start, generation, reconcile) = match checkpoint {
-            Some(found) => (found.settled.or(found.cursor), found.generation, Some(found.reconcile)),
-            None => (None, None, None),
+        let (overlap, now) = (world.settings.overlap, Instant::now());
+        let (remembered, generation, reconcile) = match checkpoint {
+            Some(found) => (found.remembered(overlap, now), found.generation, Some(found.reconcile)),
+            None => (Remembered::new(None, overlap, now), None, None),
         };
-        let agenda = Agenda::new(reconcile.clone().unwrap_or_default(), start.is_none());
+        let agenda = Agenda::new(reconcile.clone().unwrap_or_default(), remembered.cursor().is_none());
         if reconcile.is_none() {
             agenda.ask_and_hold("no checkpoint");
         }
-        let remembered = Remembered::new(start, world.settings.overlap, Instant::now());
         let place =
             Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, silent: None, markers: 0 });
         Self {
@@ -230,10 +230,10 @@ impl Leader {
         page.items.iter().map(|item| translate::from_feed(source, page.generation, item, now)).collect()
     }
 
-    /// Rows may appear behind the cursor: what was read in the last minute is read again.
+    /// Rows may appear behind the cursor: what was read in the last minute is read again, what the last leader read at once.
     async fn read_again_regularly(&self) {
         let every = self.world.settings.read_again_every;
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -279,7 +279,7 @@ impl Leader {
 
     /// Claims what is acked: everything up to the remembered cursor, which moves after the acks only.
     async fn claim(&self) -> Result<(), LogError> {
-        let (marker, generation) = {
+        let (marker, earlier, generation) = {
             let mut place = self.place();
             place.remembered.forget(Instant::now());
             place.markers += 1;
@@ -298,7 +298,7 @@ impl Leader {
                 drift: None,
                 verified_through: None,
             };
-            (marker, place.generation)
+            (marker, place.remembered.earlier(Instant::now()), place.generation)
         };
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
@@ -310,7 +310,7 @@ impl Leader {
         if let Some(fresh) = marker.fresh_as_of {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }
-        self.world.to_log.claim(marker, generation, reconcile).await?;
+        self.world.to_log.claim(marker, earlier, generation, reconcile).await?;
         *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }

@@ -14,7 +14,7 @@ use platform::fail_point::fail_point;
 use platform::health::Check;
 
 use crate::agenda;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Earlier};
 use crate::config::Settings;
 
 /// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
@@ -205,6 +205,7 @@ impl ToLog {
     pub async fn claim(
         &self,
         marker: Marker,
+        earlier: Vec<Earlier>,
         generation: Option<u32>,
         reconcile: agenda::State,
     ) -> Result<(), LogError> {
@@ -215,6 +216,7 @@ impl ToLog {
             number: marker.number,
             cursor: marker.cursor.clone(),
             settled: marker.settled.clone(),
+            earlier,
             generation,
             reconcile,
             at: marker.at,

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod own_api;
 pub mod own_kafka;
 pub mod own_postgres;
+pub mod own_redis;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;

@@ -24,6 +24,7 @@ pub struct Pipeline {
     pub database_url: Secret,
     /// What the processes are told instead of it.
     told_database: Secret,
+    told_redis: String,
     pub topic_suffix: String,
     pub kafka: String,
     pub folder: TempDir,
@@ -43,9 +44,10 @@ pub struct Options {
     pub redis_through: Option<String>,
     /// A database of the test's own, with what the pipeline's processes are told instead of its URL.
     pub database: Option<(Secret, String)>,
-    /// Further settings of the synchronizer, and of the writer.
+    /// Further settings of the synchronizer, of the writer, and of internal.
     pub synchronizer: Vec<(&'static str, String)>,
     pub writer: Vec<(&'static str, String)>,
+    pub internal: Vec<(&'static str, String)>,
 }
 
 impl Pipeline {
@@ -86,7 +88,8 @@ impl Pipeline {
         let writer = Process::start("writer", folder.path(), &variables);
         let mut variables = shared(("CHAT_SYNC_INTERNAL_LISTEN", &internal_address));
         variables.push(("DATABASE_URL", reached.expose().to_owned()));
-        variables.push(("REDIS_URL", redis));
+        variables.push(("REDIS_URL", redis.clone()));
+        variables.extend(options.internal.clone());
         let internal = Process::start("internal", folder.path(), &variables);
         Some(Self {
             external,
@@ -99,6 +102,7 @@ impl Pipeline {
             writer_address,
             database_url,
             told_database: reached,
+            told_redis: redis,
             topic_suffix,
             kafka,
             folder,
@@ -129,6 +133,15 @@ impl Pipeline {
         variables.push(("DATABASE_URL", self.told_database.expose().to_owned()));
         variables.extend(further);
         Process::start("writer", self.folder.path(), &variables)
+    }
+
+    /// One more pod of internal.
+    pub fn another_internal(&self, address: &str, pod: &str) -> Process {
+        let mut variables = shared_variables(&self.kafka, &self.topic_suffix, ("CHAT_SYNC_INTERNAL_LISTEN", address));
+        variables.push(("CHAT_SYNC_POD", pod.to_owned()));
+        variables.push(("DATABASE_URL", self.told_database.expose().to_owned()));
+        variables.push(("REDIS_URL", self.told_redis.clone()));
+        Process::start("internal", self.folder.path(), &variables)
     }
 
     pub fn vendor(&self) -> Vendor {

@@ -117,7 +117,7 @@ impl Drop for Process {
     }
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
     assert!(sent.success(), "kill -{name} {pid}");
 }

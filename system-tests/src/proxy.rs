@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,8 @@ pub enum Fault {
     NothingThere,
     /// What the server answers does not arrive.
     NothingBack,
+    /// What the server answers arrives that much later.
+    Late(Duration),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl Fault {
             Self::Stall => true,
             Self::NothingThere => direction == Direction::There,
             Self::NothingBack => direction == Direction::Back,
-            Self::None | Self::Slow => false,
+            Self::None | Self::Slow | Self::Late(_) => false,
         }
     }
 }
@@ -46,6 +49,7 @@ struct Orders {
     /// Counted up: connections that began before end.
     resets: watch::Sender<u64>,
     fault: watch::Sender<Fault>,
+    target: watch::Sender<String>,
 }
 
 /// Relays to one address until it is dropped.
@@ -66,8 +70,9 @@ impl Proxy {
             whole: watch::Sender::new(true),
             resets: watch::Sender::default(),
             fault: watch::Sender::default(),
+            target: watch::Sender::new(target.to_owned()),
         });
-        let task = tokio::spawn(accept(listener, target.to_owned(), orders.clone()));
+        let task = tokio::spawn(accept(listener, orders.clone()));
         Self { address, orders, task }
     }
 
@@ -85,6 +90,12 @@ impl Proxy {
         self.orders.resets.send_modify(|resets| *resets += 1);
     }
 
+    /// Ends every connection; new ones go to another server.
+    pub fn redirect(&self, target: &str) {
+        self.orders.target.send_replace(target.to_owned());
+        self.reset();
+    }
+
     /// From now on, until another fault or [`Fault::None`].
     pub fn misbehave(&self, fault: Fault) {
         self.orders.fault.send_replace(fault);
@@ -98,9 +109,9 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, orders: Arc<Orders>) {
+async fn accept(listener: TcpListener, orders: Arc<Orders>) {
     while let Ok((client, _)) = listener.accept().await {
-        let (target, orders) = (target.clone(), orders.clone());
+        let (target, orders) = (orders.target.borrow().clone(), orders.clone());
         tokio::spawn(async move {
             let (mut whole, mut resets) = (orders.whole.subscribe(), orders.resets.subscribe());
             tokio::select! {
@@ -140,7 +151,11 @@ async fn pump(
         while !rest.is_empty() {
             // Gone with the proxy: then this connection ends too.
             let _ = fault.wait_for(|fault| !fault.holds(direction)).await;
-            let slow = *fault.borrow() == Fault::Slow;
+            let wrong = *fault.borrow();
+            if let (Fault::Late(by), Direction::Back) = (wrong, direction) {
+                tokio::time::sleep(by).await;
+            }
+            let slow = wrong == Fault::Slow;
             let (now, later) = rest.split_at(if slow { 1 } else { rest.len() });
             to.write_all(now).await?;
             rest = later;

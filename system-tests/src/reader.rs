@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use contract::{Timestamp, Version};
 use futures::{SinkExt, StreamExt};
@@ -11,6 +12,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+
+/// Without a word for so long a connection is lost: the page's rule.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A version that a frame brought.
 #[derive(Debug, Clone)]
@@ -64,18 +68,24 @@ pub struct Reader {
 
 impl Reader {
     pub fn watch(address: &str) -> Self {
-        Self::begin(address, None)
+        Self::begin(vec![address.to_owned()], None)
     }
 
     /// Watches only this chat.
     pub fn watch_chat(address: &str, chat: &str) -> Self {
-        Self::begin(address, Some(chat.to_owned()))
+        Self::begin(vec![address.to_owned()], Some(chat.to_owned()))
     }
 
-    fn begin(address: &str, only: Option<String>) -> Self {
+    /// Watches only this chat, and goes to the next of these pods whenever its connection ends.
+    pub fn watch_at_any(pods: Vec<String>, chat: &str) -> Self {
+        Self::begin(pods, Some(chat.to_owned()))
+    }
+
+    fn begin(pods: Vec<String>, only: Option<String>) -> Self {
         let screen = Arc::new(Mutex::new(Screen::default()));
-        let task = tokio::spawn(follow(address.to_owned(), only, screen.clone()));
-        Self { screen, address: address.to_owned(), task }
+        let address = pods[0].clone();
+        let task = tokio::spawn(follow(pods, only, screen.clone()));
+        Self { screen, address, task }
     }
 
     /// What is on the screen now.
@@ -185,10 +195,10 @@ impl Screen {
     }
 }
 
-async fn follow(address: String, only: Option<String>, screen: Arc<Mutex<Screen>>) {
-    loop {
-        connection(&address, only.as_deref(), &screen).await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+async fn follow(pods: Vec<String>, only: Option<String>, screen: Arc<Mutex<Screen>>) {
+    for address in pods.iter().cycle() {
+        connection(address, only.as_deref(), &screen).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -196,7 +206,7 @@ async fn follow(address: String, only: Option<String>, screen: Arc<Mutex<Screen>
 async fn connection(address: &str, only: Option<&str>, screen: &Mutex<Screen>) {
     let Ok((mut socket, _)) = connect_async(format!("ws://{address}/ws")).await else { return };
     let mut subscribed = BTreeSet::new();
-    while let Some(Ok(message)) = socket.next().await {
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(SILENCE, socket.next()).await {
         let Message::Text(text) = message else { continue };
         let frame = serde_json::from_str(&text).expect("JSON");
         let chats = screen.lock().expect("the screen").hear(frame);

@@ -79,12 +79,20 @@ const MUTANTS: &[Mutant] = &[
         test: "promises::l2_nothing_is_claimed_before_its_acks",
     },
     Mutant {
-        guard: "a leader's start at the oldest remembered cursor (overlap)",
+        guard: "a new leader reads again what the last one remembered (overlap)",
         file: "synchronizer/src/leader.rs",
-        from: "(found.settled.or(found.cursor), found.generation",
-        to: "(found.cursor, found.generation",
+        from: "(found.remembered(overlap, now), found.generation",
+        to: "(Remembered::new(found.cursor, overlap, now), found.generation",
         binary: ["system-tests", "it"],
         test: "leadership::l1_a_row_that_came_late",
+    },
+    Mutant {
+        guard: "what a leader remembers ages from one to the next",
+        file: "synchronizer/src/checkpoint.rs",
+        from: "at: now.checked_sub(Duration::from_millis(earlier.ago_ms)).unwrap_or(now),",
+        to: "at: now,",
+        binary: ["synchronizer", LIB],
+        test: "leaders_that_end_soon_do_not_read_from_ever_further_back",
     },
     Mutant {
         guard: "what was appended lately is a hint only",

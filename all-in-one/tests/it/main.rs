@@ -2,6 +2,7 @@
 
 mod gate;
 mod log;
+mod receipts;
 mod store;
 
 use all_in_one::embedded_log::EmbeddedLog;

@@ -1,13 +1,16 @@
 //! The pages, their REST API and the WebSocket.
 
 mod operators;
+mod session;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{State, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, Request, State, WebSocketUpgrade};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use platform::api::{Json, Path, Problem, Query, asset};
@@ -18,11 +21,15 @@ use platform::lifecycle::Stop;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::access::origins::Origins;
+use crate::access::per_address::PerAddress;
+use crate::access::{Access, Viewer};
 use crate::copy::{ChatCopy, CopyError, Page};
 use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
 use crate::hub::Hub;
 use crate::ops::Ops;
-use crate::to_browser::{self, Limits, MAX_FRAME};
+use crate::receipts::{Acknowledged, Positions};
+use crate::to_browser::{self, Limits, MAX_FRAME, Served};
 
 const MAX_LIMIT: u32 = 500;
 
@@ -33,9 +40,13 @@ pub struct App {
     pub copy: Arc<dyn ChatCopy>,
     pub history: Arc<dyn History>,
     pub letters: Arc<dyn DeadLetters>,
+    pub receipts: Arc<Acknowledged>,
     pub ops: Arc<Ops>,
     pub health: Health,
     pub operator_token: Option<Secret>,
+    pub access: Arc<Access>,
+    pub origins: Arc<Origins>,
+    pub places: Arc<PerAddress>,
     pub stop: Stop,
 }
 
@@ -52,6 +63,8 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/link.js", SCRIPT, include_str!("../../web/link.js")),
     ("/page.js", SCRIPT, include_str!("../../web/page.js")),
     ("/search.js", SCRIPT, include_str!("../../web/search.js")),
+    ("/session.js", SCRIPT, include_str!("../../web/session.js")),
+    ("/shown.js", SCRIPT, include_str!("../../web/shown.js")),
     ("/thread.js", SCRIPT, include_str!("../../web/thread.js")),
     ("/ops", HTML, include_str!("../../web/ops.html")),
     ("/ops.js", SCRIPT, include_str!("../../web/ops.js")),
@@ -69,9 +82,11 @@ pub fn router(app: App) -> Router {
         .route("/api/chats", get(chats))
         .route("/api/chats/{chat}/messages", get(messages))
         .route("/api/chats/{chat}/messages/{message}/versions", get(versions))
+        .route("/api/chats/{chat}/messages/{message}/receipts", get(receipts))
         .route("/api/chats/{chat}/edits", get(edits))
         .route("/api/search", get(search))
         .merge(operators::router())
+        .merge(session::router())
         .route("/ws", get(web_socket))
         .fallback(|uri: Uri| async move {
             Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))
@@ -79,7 +94,26 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the copy is only read")
         })
+        .layer(from_fn_with_state(app.clone(), known_host))
         .with_state(app)
+}
+
+/// Nobody is answered who asks for another server's name.
+async fn known_host(State(app): State<App>, request: Request, next: Next) -> Response {
+    if app.origins.knows_host(request.headers()) {
+        return next.run(request).await;
+    }
+    let why = "this server listens on a loopback address and goes by such a name only; CHAT_SYNC_ORIGINS names others";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", why).into_response()
+}
+
+/// What somebody may not see is not there.
+fn no_chat() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "chat_not_found", "there is no such chat")
+}
+
+fn visible(viewer: &Viewer, chat: &str) -> Result<(), Problem> {
+    if viewer.may_see(chat) { Ok(()) } else { Err(no_chat()) }
 }
 
 impl From<CopyError> for Problem {
@@ -89,8 +123,10 @@ impl From<CopyError> for Problem {
     }
 }
 
-async fn chats(State(app): State<App>) -> Result<Response, Problem> {
-    Ok(Json(json!({ "chats": app.copy.chats().await? })).into_response())
+async fn chats(State(app): State<App>, viewer: Viewer) -> Result<Response, Problem> {
+    let mut chats = app.copy.chats().await?;
+    chats.retain(|chat| viewer.may_see(&chat.id));
+    Ok(Json(json!({ "chats": chats })).into_response())
 }
 
 #[derive(Deserialize)]
@@ -102,6 +138,7 @@ struct Window {
 
 async fn messages(
     State(app): State<App>,
+    viewer: Viewer,
     Path(chat): Path<String>,
     Query(window): Query<Window>,
 ) -> Result<Response, Problem> {
@@ -109,21 +146,51 @@ async fn messages(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::bad_request(format!("limit is from 1 to {MAX_LIMIT}")));
     }
+    visible(&viewer, &chat)?;
     match app.copy.messages(&chat, window.before.as_deref(), limit).await? {
         Page::Messages(messages, more) => Ok(Json(json!({ "messages": messages, "more": more })).into_response()),
-        Page::NoChat => Err(Problem::new(StatusCode::NOT_FOUND, "chat_not_found", "there is no such chat")),
+        Page::NoChat => Err(no_chat()),
         Page::NoSuchPlace => Err(Problem::bad_request("before names no message of this chat")),
     }
 }
 
 /// A message's versions, oldest first; none of what was deleted.
-async fn versions(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
-    let versions = versions_from(app.history.versions(&chat, &message).await?)?;
+async fn versions(
+    State(app): State<App>,
+    viewer: Viewer,
+    Path((chat, message)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let rows = if viewer.may_see(&chat) { app.history.versions(&chat, &message).await? } else { Vec::new() };
+    let versions = versions_from(rows)?;
     if versions.is_empty() {
-        let why = "there is no such message, or not any more";
-        return Err(Problem::new(StatusCode::NOT_FOUND, "message_not_found", why));
+        return Err(no_message());
     }
     Ok(Json(json!({ "versions": versions })).into_response())
+}
+
+fn no_message() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "message_not_found", "there is no such message, or not any more")
+}
+
+/// How many readers have acknowledged a message as it is now.
+async fn receipts(
+    State(app): State<App>,
+    viewer: Viewer,
+    Path((chat, message)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let wanted = [(chat, message)];
+    let [(chat, message)] = &wanted;
+    if !viewer.may_see(chat) || (app.hub.pushed(chat, message).is_none() && app.copy.stored(&wanted).await?.is_empty())
+    {
+        return Err(no_message());
+    }
+    let needed = app.hub.needed(chat, message);
+    let has = |shown: &Positions| needed.iter().any(|(topic, needed)| shown.get(topic).is_some_and(|to| to >= needed));
+    let readers = app.receipts.count(chat, has).await.map_err(|error| {
+        tracing::debug!(%error, "receipts");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the receipts cannot be read now")
+    })?;
+    Ok(Json(json!({ "readers": readers })).into_response())
 }
 
 #[derive(Deserialize)]
@@ -136,9 +203,11 @@ struct Edited {
 /// How often messages of a chat were edited.
 async fn edits(
     State(app): State<App>,
+    viewer: Viewer,
     Path(chat): Path<String>,
     Query(edited): Query<Edited>,
 ) -> Result<Response, Problem> {
+    visible(&viewer, &chat)?;
     let ids: Vec<String> = edited.messages.split(',').take(MAX_LIMIT as usize).map(str::to_owned).collect();
     Ok(Json(json!({ "edits": count_edits(app.history.all_versions(&chat, &ids).await?) })).into_response())
 }
@@ -151,7 +220,7 @@ struct Search {
 }
 
 /// The newest messages that have all words of the query.
-async fn search(State(app): State<App>, Query(search): Query<Search>) -> Result<Response, Problem> {
+async fn search(State(app): State<App>, viewer: Viewer, Query(search): Query<Search>) -> Result<Response, Problem> {
     let limit = search.limit.unwrap_or(30);
     if !(1..=100).contains(&limit) {
         return Err(Problem::bad_request("limit is from 1 to 100"));
@@ -160,7 +229,7 @@ async fn search(State(app): State<App>, Query(search): Query<Search>) -> Result<
     if words.is_empty() {
         return Err(Problem::bad_request("type a word to look for"));
     }
-    let mut rows = app.history.search(&words, limit + 1).await?;
+    let mut rows = app.history.search(&words, limit + 1, viewer.only()).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
@@ -170,28 +239,37 @@ async fn search(State(app): State<App>, Query(search): Query<Search>) -> Result<
 /// The library's defaults are 64 MiB a message and no bound on what waits to be written.
 async fn web_socket(
     State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    viewer: Viewer,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|why| Problem::bad_request(why.body_text()))?;
-    if !same_origin(&headers) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", "only this server's own page may connect"));
+    if !app.origins.admit(&headers) {
+        let why = "only this server's own page, or those of CHAT_SYNC_ORIGINS, may connect";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", why));
     }
+    let Some(place) = app.places.enter(app.access.address(&headers, from.ip())) else {
+        let why = "this address holds as many connections as it may";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", why));
+    };
+    let served = Served {
+        hub: app.hub,
+        copy: app.copy,
+        access: app.access,
+        receipts: app.receipts,
+        limits: Limits::default(),
+        stop: app.stop,
+    };
     let upgraded = upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(32 << 20)
-        .on_upgrade(move |socket| to_browser::serve(socket, app.hub, app.copy, Limits::default(), app.stop));
+        .on_upgrade(async move |socket| {
+            to_browser::serve(socket, viewer, served).await;
+            drop(place);
+        });
     Ok(upgraded)
-}
-
-/// Browsers let any site open a WebSocket to any other and say which site it was; programs say nothing.
-fn same_origin(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    match text(header::ORIGIN) {
-        None => true,
-        Some(origin) => origin.split_once("://").map(|(_, authority)| authority) == text(header::HOST),
-    }
 }

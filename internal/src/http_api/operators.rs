@@ -11,6 +11,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::App;
+use super::session::Operator;
+use crate::access::Mode;
+use crate::ops::Decisions;
 
 pub(super) fn router() -> Router<App> {
     Router::new()
@@ -21,12 +24,21 @@ pub(super) fn router() -> Router<App> {
 }
 
 /// The pipeline, stage by stage.
-async fn view(State(app): State<App>) -> Response {
-    Json(app.ops.view(&app.hub, &app.health)).into_response()
+async fn view(State(app): State<App>, _: Operator) -> Response {
+    let decisions = match (app.access.mode(), &app.operator_token) {
+        (Mode::Off, None) => Decisions::Nobody,
+        (Mode::Off, Some(_)) => Decisions::OperatorToken,
+        (Mode::Token | Mode::TrustedHeader, _) => Decisions::Operators,
+    };
+    Json(app.ops.view(&app.hub, &app.health, decisions)).into_response()
 }
 
 /// How this pod pushed a message last.
-async fn pushed(State(app): State<App>, Path((chat, message)): Path<(String, String)>) -> Result<Response, Problem> {
+async fn pushed(
+    State(app): State<App>,
+    _: Operator,
+    Path((chat, message)): Path<(String, String)>,
+) -> Result<Response, Problem> {
     let why = "this pod has not pushed it since its start, or not lately";
     let pushed = app.hub.pushed(&chat, &message);
     pushed.map(|pushed| Json(pushed).into_response()).ok_or(Problem::new(StatusCode::NOT_FOUND, "not_pushed", why))
@@ -39,7 +51,7 @@ struct Wanted {
     limit: Option<u32>,
 }
 
-async fn letters(State(app): State<App>, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
+async fn letters(State(app): State<App>, _: Operator, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
     let limit = wanted.limit.unwrap_or(50).clamp(1, 500);
     let filter = Filter { reason: wanted.reason, limit, ..Filter::default() };
     Ok(Json(json!({ "letters": app.letters.letters(&filter).await? })).into_response())
@@ -52,9 +64,10 @@ enum Decision {
     Discard { note: String },
 }
 
-/// Only whoever shows the operator's token.
+/// Only operators; where nobody is asked who they are, only whoever shows the operator's token.
 async fn decide(
     State(app): State<App>,
+    _: Operator,
     Path(digest): Path<String>,
     headers: HeaderMap,
     decision: Result<Json<Decision>, Problem>,
@@ -74,6 +87,9 @@ async fn decide(
 }
 
 fn authorized(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    if app.access.mode() != Mode::Off {
+        return Ok(());
+    }
     let Some(token) = &app.operator_token else {
         let why = "nobody may decide here: CHAT_SYNC_OPERATOR_TOKEN is not set";
         return Err(Problem::new(StatusCode::FORBIDDEN, "no_operator_token", why));

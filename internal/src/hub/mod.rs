@@ -7,6 +7,7 @@
 //! 3. [`Hub::finish_load`] adds what the ring has beyond those positions, sends the load with its position,
 //!    then what was kept, and the subscription is live.
 
+mod chats;
 mod plan;
 mod pushes;
 
@@ -17,14 +18,18 @@ use axum::extract::ws::Utf8Bytes;
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
 use platform::event_log::TopicPartition;
 
+use crate::access::Viewer;
 use crate::config::Settings;
 use crate::copy::Snapshot;
 use crate::outbox::{About, Outbox};
+use crate::receipts::Positions;
 use crate::resume::{Position, Token};
 use crate::ring::{Item, Ring};
 use crate::shown::{ShownChat, ShownMessage};
 use crate::to_browser::ServerFrame;
 
+use chats::Chats;
+pub use chats::Known;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
 use pushes::{Ahead, Pushes, keep_newest, name_of};
@@ -48,18 +53,15 @@ struct State {
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
     pushes: Pushes,
-    chats: HashMap<String, KnownChat>,
-    /// Whether the list of chats was read from the store once.
-    chats_complete: bool,
-    chats_changed: bool,
-    connections: HashMap<ConnectionId, Arc<Outbox>>,
+    chats: Chats,
+    connections: HashMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
     rooms: HashMap<String, HashMap<ConnectionId, Subscription>>,
 }
 
-struct KnownChat {
-    shown: ShownChat,
-    deleted: bool,
+struct Connection {
+    outbox: Arc<Outbox>,
+    viewer: Arc<Viewer>,
 }
 
 /// An update that waits for its subscription's load.
@@ -109,14 +111,6 @@ pub enum Resumed {
     Impossible,
 }
 
-/// Whether a chat may be subscribed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    Yes,
-    Deleted,
-    No,
-}
-
 impl Hub {
     pub fn new(settings: &Settings) -> Self {
         Self {
@@ -129,9 +123,7 @@ impl Hub {
                 published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
                 pushes: Pushes::new(),
-                chats: HashMap::new(),
-                chats_complete: false,
-                chats_changed: false,
+                chats: Chats::default(),
                 connections: HashMap::new(),
                 next_connection: 0,
                 rooms: HashMap::new(),
@@ -158,8 +150,8 @@ impl Hub {
     pub fn begin_partition(&self, at: TopicPartition, start: u64, live_from: u64) {
         let mut state = self.lock();
         for (chat, room) in state.rooms.iter().filter(|(chat, _)| state.partition_of(chat) == at.partition) {
-            for outbox in room.keys().filter_map(|connection| state.connections.get(connection)) {
-                outbox.invalidate(chat);
+            for connection in room.keys().filter_map(|connection| state.connections.get(connection)) {
+                connection.outbox.invalidate(chat);
             }
         }
         state.published.insert(at.clone(), start);
@@ -194,17 +186,12 @@ impl Hub {
 
     /// Takes note of a chat's row.
     pub fn put_chat(&self, chat: &Chat) {
-        self.lock().put_chat(KnownChat { shown: chat.into(), deleted: chat.stamp.deleted });
+        self.lock().chats.put(chat.into(), chat.stamp.deleted);
     }
 
     /// Takes note of all chats that the store has.
     pub fn put_chats(&self, chats: Vec<ShownChat>) {
-        let mut state = self.lock();
-        for shown in chats {
-            state.put_chat(KnownChat { shown, deleted: false });
-        }
-        // Told too: a page may wait for it to say that a chat is not there.
-        state.chats_changed |= !std::mem::replace(&mut state.chats_complete, true);
+        self.lock().chats.put_all(chats);
     }
 
     /// Pushes rows that are newer than what was pushed before; gives how many rows and how many deliveries.
@@ -248,15 +235,16 @@ impl Hub {
         self.lock().pushes.get(&(chat.to_owned(), message.to_owned())).cloned()
     }
 
-    /// Sends the list of chats to everybody if it has changed since.
+    /// Sends the list of chats to everybody if it has changed since, to each what it may see.
     pub fn publish_chats(&self) {
         let mut state = self.lock();
-        if !std::mem::take(&mut state.chats_changed) {
+        if !state.chats.take_changed() {
             return;
         }
-        let (about, frame) = (Arc::new(About::Chats), state.chats_frame());
-        for outbox in state.connections.values() {
-            outbox.push(about.clone(), frame.clone());
+        let (about, every) = (Arc::new(About::Chats), state.chats.frame(&Viewer::anybody()));
+        for Connection { outbox, viewer } in state.connections.values() {
+            let frame = if viewer.only().is_none() { every.clone() } else { state.chats.frame(viewer) };
+            outbox.push(about.clone(), frame);
         }
     }
 
@@ -288,8 +276,8 @@ impl Hub {
                     if ahead.as_ref().is_some_and(|ahead| ahead.has_newer(&update.row.id, &update.row.version)) {
                         continue;
                     }
-                    if let Some(outbox) = connections.get(connection) {
-                        outbox.push(about.clone(), frame.clone());
+                    if let Some(connection) = connections.get(connection) {
+                        connection.outbox.push(about.clone(), frame.clone());
                     }
                 }
             }
@@ -313,13 +301,13 @@ impl Hub {
 
     // --- the browsers' side ---
 
-    /// A new connection; it gets the list of chats at once.
-    pub fn connect(&self, outbox: Arc<Outbox>) -> ConnectionId {
+    /// A new connection; it gets the list of the chats that its viewer may see at once.
+    pub fn connect(&self, outbox: Arc<Outbox>, viewer: Arc<Viewer>) -> ConnectionId {
         let mut state = self.lock();
         let id = state.next_connection;
         state.next_connection += 1;
-        outbox.push(Arc::new(About::Chats), state.chats_frame());
-        state.connections.insert(id, outbox);
+        outbox.push(Arc::new(About::Chats), state.chats.frame(&viewer));
+        state.connections.insert(id, Connection { outbox, viewer });
         metrics::gauge!("chat_sync_browsers").set(state.connections.len() as f64);
         id
     }
@@ -349,15 +337,8 @@ impl Hub {
         }
     }
 
-    pub fn known(&self, chat: &str) -> Known {
-        let state = self.lock();
-        match state.chats.get(chat) {
-            Some(known) if known.deleted => Known::Deleted,
-            Some(_) => Known::Yes,
-            // The list may not have been read yet.
-            None if !state.chats_complete => Known::Yes,
-            None => Known::No,
-        }
+    pub fn known(&self, chat: &str, viewer: &Viewer) -> Known {
+        self.lock().chats.known(chat, viewer)
     }
 
     /// Step 1: from now on updates are kept for this subscription.
@@ -375,7 +356,7 @@ impl Hub {
         let behind = plan.behind;
         let ahead = state.ahead(chat, plan.window.iter().chain(&plan.outside), &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
-        let Some(outbox) = state.connections.get(&connection).cloned() else { return Loaded::Gone };
+        let Some(outbox) = state.outbox(connection) else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
             return Loaded::Gone;
         };
@@ -403,7 +384,7 @@ impl Hub {
         if judged != Resumed::Exactly {
             return judged;
         }
-        let Some(outbox) = state.connections.get(&connection).cloned() else { return Resumed::Exactly };
+        let Some(outbox) = state.outbox(connection) else { return Resumed::Exactly };
         let mut missed: Vec<&ShownMessage> = Vec::new();
         for (at, ring) in state.rings_of(chat) {
             let from = token.positions.get(&*at.topic).map_or(0, |position| position.offset);
@@ -424,6 +405,34 @@ impl Hub {
         }
         state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live(ahead));
         Resumed::Exactly
+    }
+
+    /// The positions that a client's token stands for; none of another region or chat, and none that this pod has not
+    /// reached itself.
+    pub fn positions(&self, chat: &str, token: &Token) -> Option<Positions> {
+        let state = self.lock();
+        if (&token.region, token.chat.as_str(), token.partition) != (&self.region, chat, state.partition_of(chat)) {
+            return None;
+        }
+        let reached = state.rings_of(chat).filter_map(|(at, ring)| {
+            let told = token.positions.get(&*at.topic)?;
+            Some((at.topic.to_string(), told.offset.min(ring.end())))
+        });
+        Some(reached.collect())
+    }
+
+    /// By topic, the position that whoever has reached was shown this message as it is now. One that the rings do not
+    /// reach back to counts for everybody who has come as far as they do: it is in loads, and in the pages before them.
+    pub fn needed(&self, chat: &str, message: &str) -> Positions {
+        let state = self.lock();
+        let in_rings: Positions = state
+            .rings_of(chat)
+            .filter_map(|(at, ring)| Some((at.topic.to_string(), ring.last_of(chat, message)? + 1)))
+            .collect();
+        if !in_rings.is_empty() {
+            return in_rings;
+        }
+        state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), ring.start())).collect()
     }
 
     /// When the source was last known to be read to its end: the newest topic counts, its slowest partition.
@@ -462,23 +471,8 @@ impl State {
         self.rings.iter().filter(move |(at, _)| at.partition == partition)
     }
 
-    fn put_chat(&mut self, chat: KnownChat) {
-        let known = self.chats.get(&chat.shown.id);
-        if known.is_none_or(|known| known.shown.version < chat.shown.version) {
-            self.chats.insert(chat.shown.id.clone(), chat);
-            self.chats_changed = true;
-        }
-    }
-
-    fn chats_frame(&self) -> Utf8Bytes {
-        ServerFrame::Chats { chats: self.living_chats(), complete: self.chats_complete }.encode()
-    }
-
-    fn living_chats(&self) -> Vec<ShownChat> {
-        let living = self.chats.values().filter(|chat| !chat.deleted);
-        let mut chats: Vec<ShownChat> = living.map(|chat| chat.shown.clone()).collect();
-        chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        chats
+    fn outbox(&self, connection: ConnectionId) -> Option<Arc<Outbox>> {
+        Some(self.connections.get(&connection)?.outbox.clone())
     }
 }
 

@@ -29,7 +29,7 @@ pub fn settings(topic_suffix: String) -> Settings {
     }
 }
 
-fn pool(url: &str) -> Pool {
+pub fn pool(url: &str) -> Pool {
     platform::redis::pool(&Secret::new(url), 4, Duration::from_secs(20)).unwrap()
 }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use internal::access::Viewer;
 use internal::copy::Snapshot;
 use internal::gate_suite::{row, version};
 use internal::hub::{Hub, Loaded, Resumed, Update};
@@ -22,13 +23,17 @@ struct World {
     next: u64,
 }
 
+fn anybody() -> Arc<Viewer> {
+    Arc::new(Viewer::anybody())
+}
+
 fn world(ring: u64, start: u64) -> World {
     let hub = Hub::new(&internal::Settings { ring, ..settings(String::new()) });
     let at = TopicPartition::new("chat-changes", 0);
     hub.set_partitions(1);
     hub.begin_partition(at.clone(), start, start);
     let outbox = Arc::new(Outbox::default());
-    let browser = hub.connect(outbox.clone());
+    let browser = hub.connect(outbox.clone(), anybody());
     outbox.take();
     World { hub, at, outbox, browser, next: start }
 }
@@ -133,7 +138,7 @@ fn v3_nobody_is_pushed_anything_older_than_the_own_load_or_resume_had() {
     world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &version(2))], 5));
     let token = world.sent().remove(0).2.unwrap();
     let other = Arc::new(Outbox::default());
-    let another = world.hub.connect(other.clone());
+    let another = world.hub.connect(other.clone(), anybody());
     world.hub.begin_load(another, "c");
     world.hub.finish_load(another, "c", world.snapshot(&[], 0));
     other.take();
@@ -330,7 +335,7 @@ fn v2_a_pod_that_has_not_caught_up_calls_no_load_complete() {
     hub.begin_partition(at.clone(), 0, 2);
     let outbox = Arc::new(Outbox::default());
     let mut world = World { hub, at, browser: 0, outbox, next: 0 };
-    world.browser = world.hub.connect(world.outbox.clone());
+    world.browser = world.hub.connect(world.outbox.clone(), anybody());
     world.hub.begin_load(world.browser, "c");
     assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0)), Loaded::Behind);
     let row = row("c", "m", &version(1));

@@ -1,6 +1,8 @@
 //! The gate on a real Redis, the hub's protocol, sockets, and what stands before the copy.
 
+mod access;
 mod gate;
 mod hub;
+mod receipts;
 mod shared_copy;
 mod socket;

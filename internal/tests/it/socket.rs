@@ -6,9 +6,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::WebSocketUpgrade;
 use axum::routing::get;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
+use internal::access::{Access, Viewer};
 use internal::hub::Hub;
-use internal::to_browser::{Limits, serve};
+use internal::receipts::{Acknowledged, Readers, Receipts, ReceiptsError};
+use internal::to_browser::{Limits, Served as ToBrowser, serve};
 use platform::eventually;
 use platform::lifecycle::Stop;
 use tokio::io::AsyncReadExt;
@@ -19,6 +21,20 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::gate::settings;
 use crate::shared_copy::Counted;
 
+/// Nobody asks what was shown here.
+struct Nowhere;
+
+#[async_trait::async_trait]
+impl Receipts for Nowhere {
+    async fn put(&self, _: &str, _: &Readers) -> Result<(), ReceiptsError> {
+        Ok(())
+    }
+
+    async fn of(&self, _: &str) -> Result<Readers, ReceiptsError> {
+        Ok(Readers::new())
+    }
+}
+
 struct Served {
     hub: Arc<Hub>,
     url: String,
@@ -28,9 +44,16 @@ struct Served {
 async fn served(limits: Limits) -> Served {
     let hub = Arc::new(Hub::new(&settings(String::new())));
     let (stop, copy) = (Stop::new(), Arc::new(Counted::default()));
-    let (known, stopping) = (hub.clone(), stop.clone());
+    let served = ToBrowser {
+        hub: hub.clone(),
+        copy,
+        access: Arc::new(Access::Off),
+        receipts: Arc::new(Acknowledged::new(Arc::new(Nowhere))),
+        limits,
+        stop: stop.clone(),
+    };
     let route = get(move |upgrade: WebSocketUpgrade| async move {
-        upgrade.on_upgrade(move |socket| serve(socket, known, copy, limits, stopping))
+        upgrade.on_upgrade(move |socket| serve(socket, Viewer::anybody(), served))
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/ws", listener.local_addr().unwrap());
@@ -70,4 +93,17 @@ async fn who_answers_no_pings_is_given_up_and_who_answers_stays() {
     assert_eq!(code, 1001);
     let wait: u64 = reason.strip_prefix("retry after ").unwrap().strip_suffix(" ms").unwrap().parse().unwrap();
     assert!(wait < 5000, "{wait}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_nothing_is_told_to_go_and_who_watches_stays() {
+    let limits = Limits { idle: Duration::from_secs(2), ..Limits::default() };
+    let served = served(limits).await;
+    let (mut watches, _) = connect_async(&served.url).await.unwrap();
+    watches.send(Message::Text(r#"{"type":"subscribe","chat":"c"}"#.into())).await.unwrap();
+    let (code, reason) = read_to_its_end(served.url.clone()).await.unwrap();
+    assert_eq!((code, reason.as_str()), (4003, "it watches nothing"));
+    assert_eq!(served.hub.browsers(), 1, "the other came before, and is there");
+    watches.send(Message::Text(r#"{"type":"unsubscribe","chat":"c"}"#.into())).await.unwrap();
+    eventually!(served.hub.browsers() == 0, "it has stopped watching");
 }

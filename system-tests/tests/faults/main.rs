@@ -5,7 +5,9 @@
 mod leaders;
 mod lease;
 mod mix;
+mod pods;
 mod poison;
+mod redis;
 mod servers;
 mod table;
 mod the_log;

@@ -160,7 +160,7 @@ async fn pool(url: &Secret) -> PgPool {
 }
 
 /// p99 of what is pushed, in milliseconds, while this lasts.
-async fn push_latency(trial: &Trial, while_: Duration) -> f64 {
+pub async fn push_latency(trial: &Trial, while_: Duration) -> f64 {
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < while_ {
         let posted = Instant::now();
@@ -175,13 +175,13 @@ async fn push_latency(trial: &Trial, while_: Duration) -> f64 {
     times[times.len() * 99 / 100].as_secs_f64() * 1000.0
 }
 
-const CLEAN: Duration = Duration::from_secs(8);
+pub const CLEAN: Duration = Duration::from_secs(8);
 /// What a row of the table says of a store in trouble.
 const PUSHES_GO_ON: &str = "no dead letter; pushes at most twice as slow";
 
 /// Measures pushes before the harm and while it lasts; `harm` does it, measures, and makes it good again.
-async fn pushes_go_on(row: Row, options: Options, harm: impl AsyncFnOnce(&Trial) -> f64) {
-    let Some(trial) = Trial::begin(Setup { options, ..Setup::default() }).await else {
+pub async fn pushes_go_on(row: Row, setup: Setup, harm: impl AsyncFnOnce(&Trial) -> f64) {
+    let Some(trial) = Trial::begin(setup).await else {
         return row.not_run("no servers");
     };
     let clean = push_latency(&trial, CLEAN).await;
@@ -199,7 +199,7 @@ async fn w4_postgres_is_read_only_for_a_while() {
         let row =
             Row { number: "12a", fault: "Postgres read-only, then writable", promise: "W4", expected: PUSHES_GO_ON };
         let Some(postgres) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
-        pushes_go_on(row, on(&postgres), async |trial| {
+        pushes_go_on(row, Setup { options: on(&postgres), ..Setup::default() }, async |trial| {
             let mut admin = PgConnection::connect(postgres.url().expose()).await.expect("Postgres");
             read_only(&mut admin, "on").await;
             let faulty = push_latency(trial, CLEAN).await;
@@ -225,7 +225,7 @@ async fn w4_a_table_is_locked_for_a_while() {
     alone(async {
         let row = Row { number: "12b", fault: "a table lock held for 30 s", promise: "W4", expected: PUSHES_GO_ON };
         let Some(postgres) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
-        pushes_go_on(row, on(&postgres), async |trial| {
+        pushes_go_on(row, Setup { options: on(&postgres), ..Setup::default() }, async |trial| {
             let mut admin = PgConnection::connect(postgres.url().expose()).await.expect("Postgres");
             let mut lock = admin.begin().await.expect("a transaction");
             sqlx::raw_sql("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.expect("the lock");
@@ -269,7 +269,7 @@ async fn w4_the_disk_is_full_and_freed() {
         let Some(mut postgres) = OwnPostgres::start_in(disk.0.path()).await else {
             return row.not_run("no Postgres programs");
         };
-        pushes_go_on(row, on(&postgres), async |trial| {
+        pushes_go_on(row, Setup { options: on(&postgres), ..Setup::default() }, async |trial| {
             let ballast = disk.0.path().join("ballast");
             let filled =
                 Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", ballast.display())).output();

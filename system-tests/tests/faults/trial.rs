@@ -19,6 +19,7 @@ use crate::lease::{client, forget};
 use crate::table::long;
 
 pub const CHATS: usize = 6;
+/// A pod.
 const READERS: usize = 6;
 /// Changes a second.
 pub const RATE: u64 = 200;
@@ -48,6 +49,8 @@ pub struct Setup {
     /// How many synchronizers and writers beside the first.
     pub standbys: usize,
     pub writers: usize,
+    /// How many pods of internal beside the first; browsers go from one to the next whenever their connection ends.
+    pub pods: usize,
     /// Settings of the first synchronizer alone.
     pub first: Vec<(&'static str, String)>,
     /// Of the first standby alone.
@@ -72,6 +75,7 @@ pub struct Trial {
     /// Beside the pipeline's own.
     pub standbys: Vec<Member>,
     pub writers: Vec<Member>,
+    pub pods: Vec<Member>,
     pub readers: Vec<Reader>,
     pub chats: Vec<String>,
     pub checker: Checker,
@@ -83,7 +87,7 @@ pub struct Trial {
 impl Trial {
     /// Everything is up, people write and watch; `None`, said loudly, without the servers.
     pub async fn begin(setup: Setup) -> Option<Self> {
-        let Setup { mut options, kubeconfig, standbys, writers, first, second } = setup;
+        let Setup { mut options, kubeconfig, standbys, writers, pods, first, second } = setup;
         let elected = kubeconfig.map(|kubeconfig| (kubeconfig, format!("synchronizer{}", unique_suffix())));
         let lease: Vec<(&str, String)> = elected
             .clone()
@@ -99,6 +103,7 @@ impl Trial {
             checker: Checker::begin(&pipeline).await,
             standbys: Vec::new(),
             writers: Vec::new(),
+            pods: Vec::new(),
             readers: Vec::new(),
             chats: Vec::new(),
             pipeline,
@@ -123,12 +128,24 @@ impl Trial {
             ready(&address).await;
             trial.writers.push(Member { process, address });
         }
+        for number in 0..pods {
+            let address = format!("127.0.0.1:{}", free_port());
+            let process = trial.pipeline.another_internal(&address, &format!("internal-{}", number + 1));
+            ready(&address).await;
+            trial.pods.push(Member { process, address });
+        }
         let vendor = trial.vendor();
         for number in 0..CHATS {
             trial.chats.push(vendor.create_chat(&format!("Chat {number}")).await);
         }
-        let internal = trial.pipeline.internal_address.clone();
-        trial.readers = (0..READERS).map(|n| Reader::watch_chat(&internal, &trial.chats[n % CHATS])).collect();
+        let addresses = trial.pod_addresses();
+        trial.readers = (0..READERS * addresses.len())
+            .map(|number| {
+                let mut order = addresses.clone();
+                order.rotate_left(number / READERS);
+                Reader::watch_at_any(order, &trial.chats[number % CHATS])
+            })
+            .collect();
         eventually!(trial.readers.iter().all(|reader| reader.screen().loads > 0), "everybody watches");
         trial.flow = Some(Flow::begin(&vendor, &trial.chats, RATE));
         trial.goes_on().await;
@@ -217,6 +234,16 @@ impl Trial {
             },
             "somebody leads"
         )
+    }
+
+    pub fn pod_addresses(&self) -> Vec<String> {
+        let others = self.pods.iter().map(|pod| pod.address.clone());
+        std::iter::once(self.pipeline.internal_address.clone()).chain(others).collect()
+    }
+
+    /// The nth pod; the first is the pipeline's own.
+    pub fn pod(&mut self, number: usize) -> &mut Process {
+        if number == 0 { &mut self.pipeline.internal } else { &mut self.pods[number - 1].process }
     }
 
     /// A metric's sum over these processes.

@@ -1,5 +1,6 @@
 //! The whole pipeline, as its users see it.
 
+mod access;
 mod bad_input;
 mod browser;
 mod copy;

@@ -1,0 +1,71 @@
+//! The chats that this pod knows of.
+
+use std::collections::HashMap;
+
+use axum::extract::ws::Utf8Bytes;
+
+use crate::access::Viewer;
+use crate::shown::ShownChat;
+use crate::to_browser::ServerFrame;
+
+/// Whether a chat may be subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Yes,
+    Deleted,
+    No,
+}
+
+#[derive(Default)]
+pub(super) struct Chats {
+    /// By id, with whether it is deleted.
+    known: HashMap<String, (ShownChat, bool)>,
+    /// Whether they were read from the store once.
+    complete: bool,
+    changed: bool,
+}
+
+impl Chats {
+    pub fn put(&mut self, shown: ShownChat, deleted: bool) {
+        if self.known.get(&shown.id).is_none_or(|(known, _)| known.version < shown.version) {
+            self.known.insert(shown.id.clone(), (shown, deleted));
+            self.changed = true;
+        }
+    }
+
+    /// All that the store has.
+    pub fn put_all(&mut self, chats: Vec<ShownChat>) {
+        for shown in chats {
+            self.put(shown, false);
+        }
+        // Told too: a page may wait for it to say that a chat is not there.
+        self.changed |= !std::mem::replace(&mut self.complete, true);
+    }
+
+    /// Whether the list has changed since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// To one who may not see a chat it is not there, whether it is or not.
+    pub fn known(&self, chat: &str, viewer: &Viewer) -> Known {
+        if !viewer.may_see(chat) {
+            return Known::No;
+        }
+        match self.known.get(chat) {
+            Some((_, true)) => Known::Deleted,
+            Some(_) => Known::Yes,
+            // The list may not have been read yet.
+            None if !self.complete => Known::Yes,
+            None => Known::No,
+        }
+    }
+
+    /// The list that this viewer may see.
+    pub fn frame(&self, viewer: &Viewer) -> Utf8Bytes {
+        let living = self.known.values().filter(|(shown, deleted)| !deleted && viewer.may_see(&shown.id));
+        let mut chats: Vec<ShownChat> = living.map(|(shown, _)| shown.clone()).collect();
+        chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        ServerFrame::Chats { chats, complete: self.complete }.encode()
+    }
+}

@@ -1,0 +1,103 @@
+//! Who was shown what: browsers acknowledge positions, and these are kept for the horizon.
+//!
+//! Losing all of it costs nothing but a minute: pages repeat their positions.
+
+pub mod redis;
+pub mod suite;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use moka::future::Cache;
+use platform::lifecycle::Stop;
+
+/// By topic, the offset below which a reader was shown everything of a chat.
+pub type Positions = BTreeMap<String, u64>;
+
+/// Every reader of a chat.
+pub type Readers = HashMap<String, Positions>;
+
+/// Why the receipts could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the receipts cannot be used now: {0}")]
+pub struct ReceiptsError(pub String);
+
+/// Where the receipts are kept.
+#[async_trait]
+pub trait Receipts: Send + Sync {
+    /// Takes note of what readers of a chat were shown. What one was shown before is not taken back.
+    async fn put(&self, chat: &str, shown: &Readers) -> Result<(), ReceiptsError>;
+
+    /// The readers of a chat who were heard of within the horizon.
+    async fn of(&self, chat: &str) -> Result<Readers, ReceiptsError>;
+}
+
+/// How often what was acknowledged is written, and how long what was read serves others.
+const EVERY: Duration = Duration::from_secs(1);
+/// How many positions may wait. A store that is away must not fill the memory; pages repeat theirs.
+const MAX_WAITING: usize = 100_000;
+
+/// The receipts as one pod takes and gives them.
+pub struct Acknowledged {
+    receipts: Arc<dyn Receipts>,
+    /// By chat.
+    waiting: Mutex<HashMap<String, Readers>>,
+    read: Cache<String, Arc<Readers>>,
+}
+
+impl Acknowledged {
+    pub fn new(receipts: Arc<dyn Receipts>) -> Self {
+        let read = Cache::builder().max_capacity(1_000).time_to_live(EVERY).build();
+        Self { receipts, waiting: Mutex::default(), read }
+    }
+
+    /// A reader was shown everything of a chat below these positions.
+    pub fn take_note(&self, chat: &str, reader: &str, positions: &Positions) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.values().map(HashMap::len).sum::<usize>() >= MAX_WAITING {
+            return;
+        }
+        let known = waiting.entry(chat.to_owned()).or_default().entry(reader.to_owned()).or_default();
+        further(known, positions);
+        metrics::counter!("chat_sync_receipts_total").increment(1);
+    }
+
+    /// Writes what was acknowledged, until the stop signal, and once more then.
+    pub async fn write(&self, stop: Stop) {
+        while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            self.write_what_waits().await;
+        }
+        self.write_what_waits().await;
+    }
+
+    async fn write_what_waits(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        for (chat, shown) in waiting {
+            if let Err(error) = self.receipts.put(&chat, &shown).await {
+                // Not kept for another try: every page repeats its own within a minute.
+                tracing::debug!(%error, "receipts are lost until they are repeated");
+                return;
+            }
+        }
+    }
+
+    /// How many readers of the chat `has` holds for.
+    ///
+    /// # Errors
+    /// If the receipts cannot be read.
+    pub async fn count(&self, chat: &str, has: impl Fn(&Positions) -> bool) -> Result<usize, Arc<ReceiptsError>> {
+        let reading = async { self.receipts.of(chat).await.map(Arc::new) };
+        let readers = self.read.try_get_with(chat.to_owned(), reading).await?;
+        Ok(readers.values().filter(|positions| has(positions)).count())
+    }
+}
+
+/// Brings positions forward, never back.
+pub fn further(known: &mut Positions, positions: &Positions) {
+    for (topic, offset) in positions {
+        let known = known.entry(topic.clone()).or_default();
+        *known = (*known).max(*offset);
+    }
+}

@@ -1,0 +1,62 @@
+// Who looks: a line that says so, and the way in where one must show a token.
+
+import { byId, element } from "./page.js";
+
+const OPEN = "Open: no sign-in. Whoever reaches this address can read everything here.";
+
+/** Shows who looks, or asks for a token; gives whether somebody may look. */
+export async function begin() {
+  let response;
+  try {
+    response = await fetch("/api/session");
+  } catch {
+    return false; // offline: whoever connects again asks again
+  }
+  const answer = await response.json();
+  if (response.ok) draw(answer);
+  else ask(answer.error);
+  return response.ok;
+}
+
+function draw({ auth, name, role }) {
+  if (byId("sign-in")?.open) return location.reload();
+  const who = byId("who");
+  who.dataset.auth = auth;
+  if (auth === "off") return who.replaceChildren(OPEN);
+  const out = element("button", { type: "button", textContent: "Sign out", onclick: signOut });
+  who.replaceChildren(`${name}${role === "operator" ? ", operator" : ""} `, auth === "token" ? out : "");
+}
+
+async function signOut() {
+  await fetch("/api/session", { method: "DELETE" });
+  location.reload(); // nothing that was shown stays
+}
+
+/** A dialog that cannot be closed but with a token. */
+function ask({ code, message }) {
+  if (byId("sign-in")) return;
+  const said = element("p", { role: "alert", className: "error", textContent: code === "bad_token" ? message : "" });
+  const token = element("input", { type: "password", autocomplete: "current-password", required: true, id: "shown-token" });
+  const form = element("form", { method: "dialog" },
+    element("h2", { textContent: "Sign in" }),
+    element("p", { className: "faint", textContent: code === "no_user"
+      ? "This page is reached through a proxy that signs you in. Ask your operator for its address."
+      : "Whoever runs this copy gives you a token. It stays in this browser until you sign out." }));
+  if (code !== "no_user") {
+    form.append(element("label", {}, "Token", token), said, element("button", { type: "submit", textContent: "Sign in" }));
+  }
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    const response = await fetch("/api/session", {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: token.value.trim() }),
+    }).catch(() => null);
+    if (response?.ok) return location.reload();
+    said.textContent = response ? (await response.json()).error.message : "No connection; try again.";
+    token.select();
+  };
+  const dialog = element("dialog", { id: "sign-in" }, form);
+  dialog.oncancel = (event) => event.preventDefault();
+  dialog.setAttribute("aria-label", "Sign in");
+  document.body.append(dialog);
+  dialog.showModal();
+}

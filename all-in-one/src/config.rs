@@ -59,6 +59,8 @@ impl Config {
     pub(crate) fn vendor(&self, listen: SocketAddr) -> external::Config {
         external::Config {
             listen,
+            tls_cert: None,
+            tls_key: None,
             database: self.file(),
             keep_changes: 1_000_000,
             replay: self.replay.clone(),
@@ -71,6 +73,9 @@ impl Config {
     pub(crate) fn synchronizer(&self, source: SocketAddr) -> synchronizer::Settings {
         synchronizer::Settings {
             source_url: format!("http://{source}"),
+            source_ca: None,
+            source_cert: None,
+            source_key: None,
             source: "external".into(),
             region: "a".into(),
             topic_suffix: String::new(),

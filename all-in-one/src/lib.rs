@@ -128,6 +128,7 @@ impl AllInOne {
             origins: Origins::new(config.origins, addresses.internal.ip()),
             per_address: 1_000,
             listener: internal,
+            tls: None,
         };
         let showing = internal::run(settings, world, health.part("internal"), door, stop.clone());
         parts.spawn("internal", showing);

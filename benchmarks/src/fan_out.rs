@@ -99,7 +99,7 @@ async fn chat_sync() -> anyhow::Result<Ours> {
     let vendor = pipeline.vendor();
     let chat = vendor.create_chat("Fan-out").await;
     let url = format!("http://{}/api/chats", pipeline.internal_address);
-    eventually!(reqwest::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
+    eventually!(system_tests::http::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
     let post = async |chat: &str| {
         let mut beats = tokio::time::interval(BEAT);
         for number in 0..MESSAGES {

@@ -27,7 +27,7 @@ struct Args {
 
 pub async fn run() -> anyhow::Result<Table> {
     let url = Secret::new(server("CHAT_SYNC_TEST_REDIS").context("Redis")?);
-    let pool = platform::redis::pool(&url, 4, Duration::from_secs(5))?;
+    let pool = platform::redis::pool(&url, &platform::redis::RedisTls::default(), 4, Duration::from_secs(5))?;
     let settings = Args::parse_from(["bench", "--gate-deadline", "10s"]).settings;
     let gate = RedisGate::new(pool.clone(), &settings);
     let rows: Vec<ShownMessage> = (0..ROWS).map(|n| ShownMessage::from(&message(n / BATCH, n, 1))).collect();

@@ -44,7 +44,7 @@ pub async fn run() -> anyhow::Result<Table> {
         .await;
     let took = started.elapsed();
     let last = Instant::now();
-    let client = Client::new();
+    let client = system_tests::http::client();
     let mut looks = Vec::new();
     eventually!(
         {

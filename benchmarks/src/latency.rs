@@ -89,7 +89,7 @@ async fn stages(pipeline: &Pipeline, chat: &str, posted: &Times, seen: &Times) -
         polled.insert(message.id.clone(), time.context("a record without ce_time")?);
         committed.insert(message.id, message.created_at);
     }
-    let client = reqwest::Client::new();
+    let client = system_tests::http::client();
     for id in posted.keys() {
         let url = format!("http://{}/api/ops/pushes/{chat}/{id}", pipeline.internal_address);
         pushed.insert(id.clone(), client.get(url).send().await?.json::<Pushed>().await?.at);
@@ -138,7 +138,7 @@ pub async fn run() -> anyhow::Result<Table> {
     let vendor = pipeline.vendor();
     let chat = vendor.create_chat("Latency").await;
     let url = format!("http://{}/api/chats", pipeline.internal_address);
-    eventually!(reqwest::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
+    eventually!(system_tests::http::get(&url).await?.text().await?.contains(&chat), "the chat is mirrored");
     let (posted, seen) = measure(&vendor, &chat, format!("ws://{}/ws", pipeline.internal_address), true).await?;
     let ours = between(&posted, &seen);
     let [vendors, poll, log, socket] = stages(&pipeline, &chat, &posted, &seen).await?;

@@ -49,7 +49,7 @@ impl Plain {
 }
 
 async fn produce(url: String, log: Arc<Kafka>, topic: String) -> anyhow::Result<()> {
-    let client = reqwest::Client::new();
+    let client = system_tests::http::client();
     let mut after: Option<String> = None;
     loop {
         let mut query = vec![("wait", "1".to_owned()), ("limit", "500".to_owned())];
@@ -74,7 +74,8 @@ async fn consume(log: Arc<Kafka>, topic: String, sender: broadcast::Sender<Strin
     let table = "CREATE TABLE plain (id text PRIMARY KEY, body text NOT NULL, sequence bigint NOT NULL)";
     sqlx::raw_sql(table).execute(&pool).await?;
     let redis = Secret::new(server("CHAT_SYNC_TEST_REDIS").context("Redis")?);
-    let mut redis = platform::redis::pool(&redis, 1, Duration::from_secs(5))?.get().await?;
+    let mut redis =
+        platform::redis::pool(&redis, &platform::redis::RedisTls::default(), 1, Duration::from_secs(5))?.get().await?;
     let script = Script::new(
         "local known = redis.call('GET', KEYS[1])
          if known and tonumber(known) >= tonumber(ARGV[1]) then return 0 end

@@ -11,6 +11,12 @@ pub struct Config {
     /// Where the page and the API are served.
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_LISTEN", default_value = "127.0.0.1:30001")]
     pub listen: SocketAddr,
+    /// Served over TLS: the certificate, and its key, as PEM files; read again when they change.
+    #[arg(long, env = "CHAT_SYNC_EXTERNAL_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[arg(long, env = "CHAT_SYNC_EXTERNAL_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
     /// The SQLite file that holds everything.
     #[arg(long, env = "CHAT_SYNC_EXTERNAL_DATABASE", default_value = "external.sqlite")]
     pub database: PathBuf,

@@ -1,11 +1,15 @@
 //! The settings of internal.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use platform::config::{Secret, duration};
+use platform::redis::RedisTls;
+use platform::tls::Files;
 
-use crate::access::origins::Origin;
+use crate::Door;
+use crate::access::origins::{Origin, Origins};
 use crate::access::{Access, AccessSettings, Mode};
 
 /// Shows the copy live in browsers.
@@ -20,7 +24,7 @@ pub struct Config {
     /// host:port,host:port: the first that answers. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Redis, as redis://host:port; also from the file that REDIS_URL_FILE names.
+    /// Redis, as redis://host:port, or rediss:// over TLS; also from the file that REDIS_URL_FILE names.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Secret,
     /// Kafka's brokers, as `host:port`, separated by commas.
@@ -29,6 +33,14 @@ pub struct Config {
     /// Where the page, the API and /livez, /readyz and /metrics are served.
     #[arg(long, env = "CHAT_SYNC_INTERNAL_LISTEN", default_value = "127.0.0.1:30002")]
     pub listen: SocketAddr,
+    /// Served over TLS: the certificate, and its key, as PEM files; read again when they change.
+    #[arg(long, env = "CHAT_SYNC_INTERNAL_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[arg(long, env = "CHAT_SYNC_INTERNAL_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub redis_tls: RedisTls,
     /// The pages that may connect, as https://chat.example.org, separated by commas; without it only this server's own.
     #[arg(long, env = "CHAT_SYNC_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<Origin>,
@@ -71,11 +83,26 @@ pub struct Settings {
 }
 
 impl Config {
+    /// The way in.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong or missing, or says that the port is taken.
+    pub async fn door(&self) -> anyhow::Result<Door> {
+        let names = ["CHAT_SYNC_INTERNAL_TLS_CERT", "CHAT_SYNC_INTERNAL_TLS_KEY"];
+        Ok(Door {
+            access: self.access()?,
+            tls: Files::both(names, self.tls_cert.clone(), self.tls_key.clone())?,
+            origins: Origins::new(self.origins.clone(), self.listen.ip()),
+            per_address: self.connections_per_address,
+            listener: platform::http::listen(self.listen, "--listen").await?,
+        })
+    }
+
     /// Who may look.
     ///
     /// # Errors
     /// A sentence that names the setting that is wrong or missing.
-    pub fn access(&self) -> anyhow::Result<Access> {
+    fn access(&self) -> anyhow::Result<Access> {
         let access = self.access.access(self.listen)?;
         anyhow::ensure!(
             self.settings.operator_token.is_none() || access.mode() == Mode::Off,

@@ -29,6 +29,7 @@ use platform::dead_letters::DeadLetters;
 use platform::event_log::EventLog;
 use platform::health::Health;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop};
+use platform::tls::Files;
 use tokio::net::TcpListener;
 
 use access::Access;
@@ -59,6 +60,8 @@ pub struct World {
 /// The way in.
 pub struct Door {
     pub listener: TcpListener,
+    /// Served over TLS with these.
+    pub tls: Option<Files>,
     pub access: Access,
     pub origins: Origins,
     /// How many WebSockets one address may hold.
@@ -100,12 +103,13 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         ops,
         health: health.clone(),
         operator_token: settings.operator_token,
+        over_tls: door.tls.is_some(),
         access: Arc::new(door.access),
         origins: Arc::new(door.origins),
         places: Arc::new(PerAddress::new(door.per_address)),
         stop: stop.clone(),
     };
     let router = http_api::router(app).merge(platform::http::about(health));
-    parts.spawn("http", platform::http::serve(door.listener, router, stop.clone()));
+    parts.spawn("http", platform::http::serve_with(door.listener, door.tls, router, stop.clone()));
     parts.join(&stop, DRAIN_BUDGET).await
 }

@@ -1,11 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use internal::access::origins::Origins;
 use internal::postgres_copy::PostgresCopy;
 use internal::receipts::redis::RedisReceipts;
 use internal::redis_gate::RedisGate;
-use internal::{Config, Door, World};
+use internal::{Config, World};
 use platform::dead_letters::PostgresLetters;
 use platform::event_log::kafka::Kafka;
 use platform::health::Health;
@@ -25,16 +24,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     platform::telemetry::start_metrics();
     let stop = Stop::new();
     stop_on_signals(&stop)?;
-    let door = Door {
-        access: config.access()?,
-        listener: platform::http::listen(config.listen, "--listen").await?,
-        origins: Origins::new(config.origins, config.listen.ip()),
-        per_address: config.connections_per_address,
-    };
+    let door = config.door().await?;
     let pool = platform::postgres::pool(&config.database_url, 8, false)?;
     let copy = Arc::new(PostgresCopy::new(pool.clone()));
     // Apart: the gate waits for nothing.
-    let [gate, receipts] = [4, 2].map(|connections| platform::redis::pool(&config.redis_url, connections, REDIS));
+    let [gate, receipts] =
+        [4, 2].map(|connections| platform::redis::pool(&config.redis_url, &config.redis_tls, connections, REDIS));
     let world = World {
         log: Arc::new(Kafka::new(&config.kafka)?),
         copy: copy.clone(),

@@ -103,6 +103,14 @@ impl Ring {
         self.entries.iter().rev().find(|entry| entry.row.as_ref().is_some_and(is_it)).map(|entry| entry.offset)
     }
 
+    /// The offset behind a marker, if the ring has it.
+    pub fn behind_marker(&self, name: &str) -> Option<u64> {
+        let is_it = |entry: &Entry| entry.marker.as_deref() == Some(name);
+        let first = self.entries.iter().position(is_it)?;
+        // Of the first entry one cannot tell: the marker itself may be cut off, and what came behind it too.
+        (first > 0).then(|| self.entries[first].offset + 1)
+    }
+
     /// The rows of a chat from `offset` on, in order.
     pub fn rows<'a>(&'a self, chat: &'a str, offset: u64) -> impl Iterator<Item = &'a ShownMessage> {
         let first = self.entries.partition_point(|entry| entry.offset < offset);
@@ -134,6 +142,13 @@ mod tests {
         let ids = |from| ring.rows("c", from).map(|row| row.id.as_str()).collect::<Vec<_>>();
         assert_eq!((ids(0), ids(11), ids(14)), (vec!["a", "c"], vec!["c"], vec![]));
         assert_eq!((ring.start(), ring.end()), (10, 14));
+    }
+
+    #[test]
+    fn what_lies_behind_a_marker_is_known_while_the_marker_is_there() {
+        assert_eq!(ring(10).behind_marker("x/1"), Some(12));
+        assert_eq!(ring(10).behind_marker("x/2"), None);
+        assert_eq!(ring(2).behind_marker("x/1"), None, "something behind it may be cut off");
     }
 
     #[test]

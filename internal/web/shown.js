@@ -3,7 +3,7 @@
 import { byId, plural } from "./page.js";
 
 const ACKNOWLEDGE = 1000; // ms; at most one a second
-const REPEAT = 60_000; // ms; receipts that were lost come back
+const REPEAT = 45_000; // ms; receipts that were lost come back within a minute
 const ASK = 5000; // ms
 
 const KEY = "chat-sync.page";

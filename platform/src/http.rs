@@ -1,6 +1,7 @@
 //! The pages that every service serves about itself, and how a router is served until the stop signal.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use anyhow::Context;
 use axum::http::{StatusCode, header};
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::health::Health;
 use crate::lifecycle::Stop;
 use crate::telemetry;
+use crate::tls;
 
 /// `/livez` (200 as long as it answers), `/readyz` (200 or 503, each check by name) and `/metrics`.
 pub fn about(health: Health) -> Router {
@@ -54,4 +56,29 @@ pub async fn serve(listener: TcpListener, router: Router, stop: Stop) -> anyhow:
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .context("HTTP server")
+}
+
+/// Serves over TLS where there are files for it, else as [`serve`] does.
+///
+/// # Errors
+/// If the files cannot be used, or the listener fails.
+pub async fn serve_with(
+    listener: TcpListener,
+    files: Option<tls::Files>,
+    router: Router,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let Some(files) = files else { return serve(listener, router, stop).await };
+    let config = tls::of_server(&files).await?;
+    let handle = axum_server::Handle::new();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum_server::from_tcp_rustls(listener.into_std()?, config.clone())?.handle(handle.clone());
+    let mut serving = pin!(server.serve(service));
+    tokio::select! {
+        ended = &mut serving => return ended.context("HTTPS server"),
+        () = tls::follow(config, files) => {}
+        () = stop.cancelled() => {}
+    }
+    handle.graceful_shutdown(None);
+    serving.await.context("HTTPS server")
 }

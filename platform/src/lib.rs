@@ -15,3 +15,4 @@ pub mod retry;
 pub mod sqlite;
 pub mod telemetry;
 pub mod testing;
+pub mod tls;

@@ -18,23 +18,26 @@ pub struct Appender {
     to_log: ToLog,
     source: String,
     seen: Arc<Mutex<Seen>>,
+    /// One append at a time: of what two have read at once, the second sees what the first has appended.
+    turn: Arc<tokio::sync::Mutex<()>>,
     check: Check,
 }
 
 impl Appender {
     pub fn new(to_log: ToLog, source: &str, seen: Seen, check: Check) -> Self {
-        Self { to_log, source: source.to_owned(), seen: Arc::new(Mutex::new(seen)), check }
+        Self { to_log, source: source.to_owned(), seen: Arc::new(Mutex::new(seen)), turn: Arc::default(), check }
     }
 
     /// Appends those that are not remembered as appended, with `since` as appended after that moment; gives how many
     /// that were, after their acks.
     pub async fn append_new(&self, mut records: Vec<Record>, since: Option<Instant>) -> usize {
-        let all = records.len();
-        {
-            let mut seen = self.seen();
-            records.retain(|record| !seen.contains(record, since));
+        // Most of what is read again was appended long ago, and waits for nobody.
+        self.drop_repeats(&mut records, since);
+        if records.is_empty() {
+            return 0;
         }
-        metrics::counter!("chat_sync_repeats_dropped_total").increment((all - records.len()) as u64);
+        let _turn = self.turn.lock().await;
+        self.drop_repeats(&mut records, since);
         if records.is_empty() {
             return 0;
         }
@@ -53,6 +56,13 @@ impl Appender {
             }
         }
         records.len()
+    }
+
+    fn drop_repeats(&self, records: &mut Vec<Record>, since: Option<Instant>) {
+        let all = records.len();
+        let mut seen = self.seen();
+        records.retain(|record| !seen.contains(record, since));
+        metrics::counter!("chat_sync_repeats_dropped_total").increment((all - records.len()) as u64);
     }
 
     /// A record that the log refuses for what it is becomes a rejected one.

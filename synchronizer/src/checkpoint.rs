@@ -38,6 +38,13 @@ impl Checkpoint {
         format!("{source}/{region}")
     }
 
+    /// Since when was appended what the next leader reads again, in milliseconds since the Unix epoch.
+    pub fn read_again_since(&self, overlap: Duration) -> i64 {
+        let oldest = self.earlier.first().map_or(self.at, |oldest| oldest.at);
+        let millis = |micros: u64| i64::try_from(micros / 1000).unwrap_or(i64::MAX);
+        millis(oldest.micros()).min(millis(self.at.micros()) - i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX))
+    }
+
     /// What its leader remembered. One that an older leader wrote names the oldest cursor only: everything from there is
     /// read again.
     pub fn remembered(&self, overlap: Duration, now: Instant) -> Remembered {
@@ -56,6 +63,8 @@ pub struct Earlier {
     pub ago_ms: u64,
     /// How many rows were read since.
     pub rows: u64,
+    /// When a leader came to it: what was read from there on was appended after that.
+    pub at: Timestamp,
 }
 
 /// How many of them a checkpoint has at most.
@@ -75,13 +84,18 @@ pub struct Remembered {
 #[derive(Debug)]
 struct Left {
     at: Instant,
+    by_clock: Timestamp,
     rows: u64,
     cursor: Option<String>,
 }
 
 impl Remembered {
     pub fn new(cursor: Option<String>, overlap: Duration, now: Instant) -> Self {
-        Self { cursors: VecDeque::from([Left { at: now, rows: 0, cursor }]), overlap, rows: 0 }
+        Self {
+            cursors: VecDeque::from([Left { at: now, by_clock: Timestamp::now(), rows: 0, cursor }]),
+            overlap,
+            rows: 0,
+        }
     }
 
     /// Goes on where another leader was. The time in which nobody led does not count: what the source showed late before
@@ -91,11 +105,12 @@ impl Remembered {
         let rows = earlier.iter().map(|earlier| earlier.rows).max().unwrap_or(0);
         let left = |earlier: Earlier| Left {
             at: now.checked_sub(Duration::from_millis(earlier.ago_ms)).unwrap_or(now),
+            by_clock: earlier.at,
             rows: rows - earlier.rows,
             cursor: Some(earlier.cursor),
         };
         let mut cursors: VecDeque<Left> = earlier.into_iter().map(left).collect();
-        cursors.push_back(Left { at: now, rows, cursor });
+        cursors.push_back(Left { at: now, by_clock: Timestamp::now(), rows, cursor });
         Self { cursors, overlap, rows }
     }
 
@@ -103,11 +118,11 @@ impl Remembered {
     pub fn earlier(&self, now: Instant) -> Vec<Earlier> {
         let behind = self.cursors.range(..self.cursors.len().saturating_sub(1));
         let (mut earlier, mut next) = (Vec::new(), None);
-        for Left { at, rows, cursor } in behind {
+        for Left { at, by_clock, rows, cursor } in behind {
             let is_wanted = next.is_none_or(|next| *at >= next);
             let Some(cursor) = cursor.clone().filter(|_| is_wanted) else { continue };
             let ago_ms = u64::try_from(now.duration_since(*at).as_millis()).unwrap_or(u64::MAX);
-            earlier.push(Earlier { cursor, ago_ms, rows: self.rows - rows });
+            earlier.push(Earlier { cursor, ago_ms, rows: self.rows - rows, at: *by_clock });
             next = Some(*at + self.overlap / EARLIER);
         }
         earlier
@@ -133,7 +148,8 @@ impl Remembered {
     pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
         self.rows += rows;
         if self.cursor() != Some(&cursor) {
-            self.cursors.push_back(Left { at: now, rows: self.rows, cursor: Some(cursor) });
+            let (rows, cursor) = (self.rows, Some(cursor));
+            self.cursors.push_back(Left { at: now, by_clock: Timestamp::now(), rows, cursor });
         }
         self.forget(now);
     }

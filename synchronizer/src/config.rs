@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -51,6 +52,15 @@ pub struct Settings {
     /// The source's base URL.
     #[arg(long, env = "CHAT_SYNC_SOURCE_URL", default_value = "http://127.0.0.1:30001")]
     pub source_url: String,
+    /// With https://: whom to believe beside those that the machine believes, as a PEM file.
+    #[arg(long, env = "CHAT_SYNC_SOURCE_CA")]
+    pub source_ca: Option<PathBuf>,
+    /// With https://: the client's certificate, as a PEM file.
+    #[arg(long, env = "CHAT_SYNC_SOURCE_CERT")]
+    pub source_cert: Option<PathBuf>,
+    /// The client certificate's key.
+    #[arg(long, env = "CHAT_SYNC_SOURCE_KEY")]
+    pub source_key: Option<PathBuf>,
     /// What the source is called in records and checkpoints.
     #[arg(long, env = "CHAT_SYNC_SOURCE", default_value = "external")]
     pub source: String,

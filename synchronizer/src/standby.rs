@@ -80,13 +80,15 @@ impl Standby {
 
     async fn follow_once(&mut self, leadership: &mut Leadership) -> Result<(), LogError> {
         let to_log = self.world.to_log.clone();
-        let back = self.world.settings.overlap + FURTHER;
-        let since_ms = chrono::Utc::now().timestamp_millis() - i64::try_from(back.as_millis()).unwrap_or_default();
         // The end first: a checkpoint that is written meanwhile is read from there.
         let checkpoint_ends = to_log.checkpoint_ends().await?;
-        let starts = to_log.since(since_ms).await?;
+        let checkpoint = to_log.checkpoint().await?;
+        let overlap = self.world.settings.overlap;
+        let now = chrono::Utc::now().timestamp_millis();
+        let read_again = checkpoint.as_ref().map_or(now, |checkpoint| checkpoint.read_again_since(overlap)).min(now);
+        let starts = to_log.since(read_again - i64::try_from(FURTHER.as_millis()).unwrap_or_default()).await?;
         (self.next, self.ends) = (starts.clone(), Positions::new());
-        self.checkpoint.send_replace(to_log.checkpoint().await?);
+        self.checkpoint.send_replace(checkpoint);
         let (mut changes, mut checkpoints) = (to_log.read_changes().await?, to_log.read_checkpoints().await?);
         loop {
             // Looked at once it is elected, and again if the log was away since.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use async_trait::async_trait;
-use reqwest::{Client, Response, StatusCode, header};
+use platform::tls::{self, Files};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -51,13 +53,31 @@ struct Id {
     id: String,
 }
 
+fn with_tls(mut client: ClientBuilder, settings: &Settings) -> anyhow::Result<ClientBuilder> {
+    tls::provide();
+    if let Some(ca) = &settings.source_ca {
+        let wrong = || format!("CHAT_SYNC_SOURCE_CA: {} holds no certificate", ca.display());
+        let certificates = Certificate::from_pem_bundle(&tls::read(ca)?).with_context(wrong)?;
+        anyhow::ensure!(!certificates.is_empty(), wrong());
+        client = client.tls_certs_merge(certificates);
+    }
+    let names = ["CHAT_SYNC_SOURCE_CERT", "CHAT_SYNC_SOURCE_KEY"];
+    let identity = Files::both(names, settings.source_cert.clone(), settings.source_key.clone())?;
+    if let Some(Files { certificate, key }) = identity {
+        let both = [tls::read(&certificate)?, tls::read(&key)?].concat();
+        client = client.identity(Identity::from_pem(&both).context("CHAT_SYNC_SOURCE_CERT and CHAT_SYNC_SOURCE_KEY")?);
+    }
+    Ok(client)
+}
+
 impl Vendor {
     /// # Errors
     /// If the URL cannot be read.
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let base = reqwest::Url::parse(&settings.source_url)
             .map_err(|error| anyhow::anyhow!("CHAT_SYNC_SOURCE_URL: {error}: {}", settings.source_url))?;
-        let client = Client::builder().connect_timeout(Duration::from_secs(3)).tcp_nodelay(true).build()?;
+        let client = Client::builder().connect_timeout(Duration::from_secs(3)).tcp_nodelay(true);
+        let client = with_tls(client, settings)?.build()?;
         Ok(Self { client, base, limit: settings.poll_limit })
     }
 

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod checker;
 pub mod compared;
 pub mod flow;
+pub mod http;
 pub mod metrics;
 pub mod own_api;
 pub mod own_kafka;

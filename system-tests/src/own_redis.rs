@@ -14,6 +14,8 @@ pub struct OwnRedis {
     /// `host:port`.
     pub address: String,
     port: u16,
+    /// Further arguments.
+    further: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
 }
@@ -24,10 +26,18 @@ impl OwnRedis {
     /// # Panics
     /// If it cannot be started.
     pub async fn start() -> Option<Self> {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// With further arguments.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn start_with(further: Vec<String>) -> Option<Self> {
         server("CHAT_SYNC_TEST_REDIS")?;
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
-        let mut redis = Self { address: format!("127.0.0.1:{port}"), port, folder, child: None };
+        let mut redis = Self { address: format!("127.0.0.1:{port}"), port, further, folder, child: None };
         redis.start_again().await;
         Some(redis)
     }
@@ -39,7 +49,7 @@ impl OwnRedis {
     pub async fn start_again(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        command.arg("--dir").arg(self.folder.path());
+        command.arg("--dir").arg(self.folder.path()).args(&self.further);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server"));
         eventually!(self.ask("PING").await.is_some_and(|answer| answer == "+PONG"), "Redis answers");

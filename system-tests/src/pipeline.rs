@@ -44,7 +44,8 @@ pub struct Options {
     pub redis_through: Option<String>,
     /// A database of the test's own, with what the pipeline's processes are told instead of its URL.
     pub database: Option<(Secret, String)>,
-    /// Further settings of the synchronizer, of the writer, and of internal.
+    /// Further settings of the vendor, of the synchronizer, of the writer, and of internal.
+    pub external: Vec<(&'static str, String)>,
     pub synchronizer: Vec<(&'static str, String)>,
     pub writer: Vec<(&'static str, String)>,
     pub internal: Vec<(&'static str, String)>,
@@ -75,7 +76,7 @@ impl Pipeline {
             vendor_address = address;
         }
         let shared = |listen| shared_variables(&kafka, &topic_suffix, listen);
-        let external = vendor(folder.path(), &vendor_address, &options.replay);
+        let external = vendor(folder.path(), &vendor_address, &options.replay, options.external);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));
         variables.push(("DATABASE_URL", reached.expose().to_owned()));
@@ -177,7 +178,7 @@ fn shared_variables(kafka: &str, topic_suffix: &str, listen: (&'static str, &str
     ]
 }
 
-fn vendor(folder: &Path, address: &str, replay: &[PathBuf]) -> Process {
+fn vendor(folder: &Path, address: &str, replay: &[PathBuf], further: Vec<(&'static str, String)>) -> Process {
     let mut variables = vec![
         ("CHAT_SYNC_EXTERNAL_LISTEN", address.to_owned()),
         ("CHAT_SYNC_EXTERNAL_DATABASE", folder.join("external.sqlite").display().to_string()),
@@ -185,6 +186,7 @@ fn vendor(folder: &Path, address: &str, replay: &[PathBuf]) -> Process {
         ("CHAT_SYNC_LOG", "info".to_owned()),
     ];
     variables.extend(replay_variables("CHAT_SYNC_EXTERNAL_REPLAY", "CHAT_SYNC_EXTERNAL_SPEED", replay));
+    variables.extend(further);
     Process::start("external", folder, &variables)
 }
 

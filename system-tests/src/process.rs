@@ -131,7 +131,7 @@ pub fn free_port() -> u16 {
 /// Waits until `http://address/readyz` says 200.
 pub async fn ready(address: &str) {
     let url = format!("http://{address}/readyz");
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
+    let client = crate::http::client_within(Duration::from_secs(5));
     eventually!(
         client.get(&url).send().await.is_ok_and(|response| response.status().is_success()),
         "{url} says that it is ready"

@@ -122,7 +122,7 @@ impl Reader {
 }
 
 async fn page(url: &str) -> Option<Value> {
-    let answer = reqwest::get(url).await.ok()?;
+    let answer = crate::http::get(url).await.ok()?;
     if answer.status().is_success() { answer.json().await.ok() } else { None }
 }
 

@@ -13,7 +13,7 @@ pub struct Vendor {
 
 impl Vendor {
     pub fn new(address: &str) -> Self {
-        Self { client: Client::new(), base: format!("http://{address}/api"), page: false }
+        Self { client: crate::http::client(), base: format!("http://{address}/api"), page: false }
     }
 
     /// The same as the vendor's own page, which it treats well.

@@ -33,7 +33,9 @@ const TOLD: Duration = Duration::from_secs(6);
 const MEMORY: u64 = 400 << 20;
 
 async fn check(address: &str, name: &str) -> (u16, String) {
-    let Ok(answer) = reqwest::get(format!("http://{address}/readyz")).await else { return (0, String::new()) };
+    let Ok(answer) = system_tests::http::get(format!("http://{address}/readyz")).await else {
+        return (0, String::new());
+    };
     let status = answer.status().as_u16();
     let checks: Value = answer.json().await.unwrap_or_default();
     (status, checks["checks"][name]["detail"].as_str().unwrap_or_default().to_owned())

@@ -132,6 +132,7 @@ async fn pushed(world: &World, chat: &str, stored: &Message) {
     let answer = async {
         let mut url = reqwest::Url::parse(&world.internal_url).ok()?;
         url.path_segments_mut().ok()?.pop_if_empty().extend(path);
+        platform::tls::provide();
         let response = reqwest::get(url).await.ok()?;
         if response.status().is_success() { response.json::<Pushed>().await.ok() } else { None }
     };

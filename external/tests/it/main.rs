@@ -35,6 +35,7 @@ async fn open(folder: TempDir, further: &[&str]) -> World {
     let address = listener.local_addr().unwrap();
     let stop = Stop::new();
     let task = tokio::spawn(external::run(config, db, Health::new(), listener, stop.clone()));
+    platform::tls::provide();
     World { address, client: Client::new(), folder, stop, task }
 }
 

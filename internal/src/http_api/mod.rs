@@ -44,6 +44,8 @@ pub struct App {
     pub ops: Arc<Ops>,
     pub health: Health,
     pub operator_token: Option<Secret>,
+    /// Whether TLS ends here.
+    pub over_tls: bool,
     pub access: Arc<Access>,
     pub origins: Arc<Origins>,
     pub places: Arc<PerAddress>,

@@ -79,18 +79,18 @@ async fn sign_in(
 ) -> Result<Response, Problem> {
     let token = shown?.0.token;
     let viewer = app.access.admit_token(&token)?;
-    let jar = CookieJar::new().add(cookie(token, &headers));
+    let jar = CookieJar::new().add(cookie(token, &app, &headers));
     Ok((jar, Json(json!({ "auth": app.access.mode(), "name": viewer.name, "role": viewer.role }))).into_response())
 }
 
-async fn sign_out(headers: HeaderMap) -> Response {
-    let mut gone = cookie(String::new(), &headers);
+async fn sign_out(State(app): State<App>, headers: HeaderMap) -> Response {
+    let mut gone = cookie(String::new(), &app, &headers);
     gone.make_removal();
     (CookieJar::new().add(gone), StatusCode::NO_CONTENT).into_response()
 }
 
 /// Not sent with what other sites ask for; over TLS, only over TLS.
-fn cookie(token: String, headers: &HeaderMap) -> Cookie<'static> {
-    let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+fn cookie(token: String, app: &App, headers: &HeaderMap) -> Cookie<'static> {
+    let secure = app.over_tls || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     Cookie::build((COOKIE, token)).path("/").http_only(true).same_site(SameSite::Strict).secure(secure).build()
 }

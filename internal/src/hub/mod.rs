@@ -380,15 +380,14 @@ impl Hub {
     /// Sends what was missed since the token's position, if the rings reach back to it, and goes live.
     pub fn resume(&self, connection: ConnectionId, chat: &str, token: &Token) -> Resumed {
         let mut state = self.lock();
-        let judged = judge_resume(&state, &self.region, chat, token);
-        if judged != Resumed::Exactly {
-            return judged;
-        }
+        let from = match judge_resume(&state, &self.region, chat, token) {
+            Ok(from) => from,
+            Err(why) => return why,
+        };
         let Some(outbox) = state.outbox(connection) else { return Resumed::Exactly };
         let mut missed: Vec<&ShownMessage> = Vec::new();
         for (at, ring) in state.rings_of(chat) {
-            let from = token.positions.get(&*at.topic).map_or(0, |position| position.offset);
-            missed.extend(ring.rows(chat, from));
+            missed.extend(from.get(&*at.topic).into_iter().flat_map(|from| ring.rows(chat, *from)));
         }
         keep_newest(&mut missed);
         // The log may hold an older version behind a newer one, which the client has.

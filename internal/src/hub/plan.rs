@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Resumed, State, position};
 use crate::copy::Snapshot;
 use crate::resume::{Position, Token};
+use crate::ring::Ring;
 use crate::shown::ShownMessage;
 
 /// How many bytes of texts one load brings at most.
@@ -73,25 +74,59 @@ fn fitting(rows: &[ShownMessage]) -> usize {
         .max(usize::from(!rows.is_empty()))
 }
 
-pub(super) fn judge_resume(state: &State, region: &str, chat: &str, token: &Token) -> Resumed {
-    if token.region != region || token.chat != chat || token.partition != state.partition_of(chat) {
-        return Resumed::Impossible;
+/// From where on, by topic, whoever has this token lacks records; or why that cannot be told.
+pub(super) fn judge_resume(
+    state: &State,
+    region: &str,
+    chat: &str,
+    token: &Token,
+) -> Result<BTreeMap<String, u64>, Resumed> {
+    if token.chat != chat || token.partition != state.partition_of(chat) {
+        return Err(Resumed::Impossible);
     }
-    let (mut rings, mut ahead) = (0, false);
+    let (mut from, mut ahead) = (BTreeMap::new(), false);
     for (at, ring) in state.rings_of(chat) {
-        rings += 1;
-        let Some(position) = token.positions.get(&*at.topic) else { return Resumed::Impossible };
-        if position.offset > ring.end() || !ring.is_live() {
-            ahead = true;
-        } else if position.offset < ring.start()
-            || ring.marker_before(position.offset).as_deref() != position.marker.as_deref()
-        {
-            return Resumed::Impossible;
+        let offset = if token.region == region {
+            own(ring, token.positions.get(&*at.topic))
+        } else {
+            other(ring, token.positions.get(&there(&at.topic, region, &token.region)))
+        };
+        match offset {
+            Ok(offset) => drop(from.insert(at.topic.to_string(), offset)),
+            Err(Resumed::Ahead) => ahead = true,
+            Err(why) => return Err(why),
         }
     }
-    match (rings, ahead) {
-        (0, _) => Resumed::Impossible,
-        (_, true) => Resumed::Ahead,
-        (_, false) => Resumed::Exactly,
+    match (from.is_empty(), ahead) {
+        (_, true) => Err(Resumed::Ahead),
+        (true, false) => Err(Resumed::Impossible),
+        (false, false) => Ok(from),
+    }
+}
+
+/// By the offset, if this is the log that it was given for.
+fn own(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
+    let Position { offset, marker } = position.ok_or(Resumed::Impossible)?;
+    if *offset > ring.end() || !ring.is_live() {
+        return Err(Resumed::Ahead);
+    }
+    if *offset < ring.start() || ring.marker_before(*offset).as_deref() != marker.as_deref() {
+        return Err(Resumed::Impossible);
+    }
+    Ok(*offset)
+}
+
+/// By the marker: offsets differ between regions. Some records behind it the client has; they are newer to nobody.
+fn other(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
+    let marker = position.and_then(|position| position.marker.as_deref()).ok_or(Resumed::Impossible)?;
+    // One that is not there may not have come through the mirror yet.
+    ring.behind_marker(marker).filter(|_| ring.is_live()).ok_or(Resumed::Ahead)
+}
+
+/// What a topic of this region is called in another one: each mirrors the other's under its name.
+fn there(topic: &str, here: &str, there: &str) -> String {
+    match topic.strip_prefix(there).and_then(|rest| rest.strip_prefix('.')) {
+        Some(theirs) => theirs.to_owned(),
+        None => format!("{here}.{topic}"),
     }
 }

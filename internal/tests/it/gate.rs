@@ -13,6 +13,7 @@ use internal::redis_gate::RedisGate;
 use internal::shown::ShownMessage;
 use platform::config::Secret;
 use platform::eventually;
+use platform::redis::RedisTls;
 use platform::testing::{server, unique_suffix};
 
 pub fn settings(topic_suffix: String) -> Settings {
@@ -30,7 +31,7 @@ pub fn settings(topic_suffix: String) -> Settings {
 }
 
 pub fn pool(url: &str) -> Pool {
-    platform::redis::pool(&Secret::new(url), 4, Duration::from_secs(20)).unwrap()
+    platform::redis::pool(&Secret::new(url), &RedisTls::default(), 4, Duration::from_secs(20)).unwrap()
 }
 
 fn subject() -> Option<(RedisGate, Pool)> {

@@ -6,7 +6,7 @@ use internal::copy::Snapshot;
 use internal::gate_suite::{row, version};
 use internal::hub::{Hub, Loaded, Resumed, Update};
 use internal::outbox::Outbox;
-use internal::resume::Token;
+use internal::resume::{Position, Token};
 use internal::ring::Item;
 use internal::shown::ShownMessage;
 use platform::event_log::TopicPartition;
@@ -324,6 +324,39 @@ fn v4_a_token_that_cannot_be_answered_exactly_is_not_answered() {
     assert_eq!(resume(&Token { chat: "d".into(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(resume(&Token { positions: BTreeMap::new(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(Token::decode("forged"), None);
+}
+
+#[test]
+fn v4_a_resume_from_the_other_region_goes_by_markers() {
+    let mut world = world(100, 0);
+    let mirror = TopicPartition::new("b.chat-changes", 0);
+    world.hub.begin_partition(mirror.clone(), 0, 0);
+    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, item)]);
+    let [before, behind, local] = [1, 2, 3].map(|number| row("c", &format!("m{number}"), &version(number)));
+    mirrored(0, Item::Marker("b/6".into()));
+    mirrored(1, Item::Message(before));
+    mirrored(2, Item::Marker("b/7".into()));
+    mirrored(3, Item::Message(behind.clone()));
+    world.mark("a/2");
+    world.mark("a/3");
+    world.arrive(&local);
+    // Offsets of that region are no offsets of this one.
+    let position = |offset, marker: &str| Position { offset, marker: Some(marker.into()) };
+    let there =
+        [("chat-changes".to_owned(), position(9_000, "b/7")), ("a.chat-changes".to_owned(), position(7, "a/3"))];
+    let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
+    assert_eq!(sent, versions(&[&behind, &local]), "what lies behind the markers, of both topics");
+    let with = |topic: &str, position: Option<Position>| {
+        let mut other = token.clone();
+        other.positions.remove(topic);
+        other.positions.extend(position.map(|position| (topic.to_owned(), position)));
+        world.hub.resume(world.browser, "c", &other)
+    };
+    assert_eq!(with("chat-changes", Some(position(9_000, "b/8"))), Resumed::Ahead, "not mirrored yet, or long gone");
+    assert_eq!(with("chat-changes", None), Resumed::Impossible, "a topic that the other region did not have");
+    assert_eq!(with("a.chat-changes", Some(Position { offset: 7, marker: None })), Resumed::Impossible);
 }
 
 #[test]

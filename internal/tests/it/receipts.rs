@@ -5,6 +5,7 @@ use deadpool_redis::redis::cmd;
 use internal::receipts::redis::RedisReceipts;
 use internal::receipts::{Readers, Receipts};
 use platform::config::Secret;
+use platform::redis::RedisTls;
 use platform::testing::{server, unique_suffix};
 
 use crate::gate::{pool, settings};
@@ -39,7 +40,9 @@ async fn every_key_ends_and_so_does_a_reader_who_is_not_heard_of() {
 
 #[tokio::test]
 async fn without_redis_there_is_an_error_and_no_waiting() {
-    let pool = platform::redis::pool(&Secret::new("redis://127.0.0.1:1"), 1, Duration::from_millis(500)).unwrap();
+    let pool =
+        platform::redis::pool(&Secret::new("redis://127.0.0.1:1"), &RedisTls::default(), 1, Duration::from_millis(500))
+            .unwrap();
     let receipts = RedisReceipts::new(pool, &settings(String::new()));
     assert!(receipts.put("c", &ada(1)).await.is_err() && receipts.of("c").await.is_err());
 }

@@ -263,7 +263,7 @@ impl Trial {
 
 /// What `/readyz` says of one check: the status of all, and this one's detail.
 pub async fn check(address: &str, name: &str) -> (u16, String) {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().expect("a client");
+    let client = system_tests::http::client_within(Duration::from_secs(2));
     let Ok(answer) = client.get(format!("http://{address}/readyz")).send().await else { return (0, String::new()) };
     let status = answer.status().as_u16();
     let checks: Value = answer.json().await.unwrap_or_default();

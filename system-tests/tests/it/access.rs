@@ -4,7 +4,7 @@ use std::path::Path;
 
 use futures::{SinkExt, StreamExt};
 use platform::eventually;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use system_tests::browser::Browser;
@@ -47,7 +47,7 @@ impl Caller {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = Client::new().request(method, format!("http://{}{path}", self.address));
+        let mut request = system_tests::http::client().request(method, format!("http://{}{path}", self.address));
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }

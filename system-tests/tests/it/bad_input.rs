@@ -157,7 +157,8 @@ async fn requests_that_make_no_sense_are_answered_as_json() {
     mirror.ready().await;
     let chat = mirror.vendor().create_chat("A chat").await;
     let base = format!("http://{}", mirror.internal_address);
-    let list = async || reqwest::get(format!("{base}/api/chats")).await.unwrap().json::<Value>().await.unwrap();
+    let list =
+        async || system_tests::http::get(format!("{base}/api/chats")).await.unwrap().json::<Value>().await.unwrap();
     eventually!(list().await["chats"][0]["id"] == chat.as_str(), "the chat is mirrored");
     for (path, status, code) in [
         (format!("/api/chats/{chat}/messages?limit=0"), 400, "bad_request"),
@@ -168,11 +169,11 @@ async fn requests_that_make_no_sense_are_answered_as_json() {
         ("/api/chats/none/messages".into(), 404, "chat_not_found"),
         ("/api/nothing".into(), 404, "not_found"),
     ] {
-        let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+        let answer = system_tests::http::get(format!("{base}{path}")).await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{path}");
         assert_eq!(answer.json::<Value>().await.unwrap()["error"]["code"], code, "{path}");
     }
-    let answer = reqwest::Client::new().post(format!("{base}/api/chats")).send().await.unwrap();
+    let answer = system_tests::http::client().post(format!("{base}/api/chats")).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 405);
 }
 
@@ -297,8 +298,9 @@ async fn every_service_ends_cleanly_and_says_how_it_is_until_then() {
         (pipeline.writer_address.clone(), "chat_sync_writer_lag_seconds"),
         (pipeline.internal_address.clone(), "chat_sync_internal_lag_seconds"),
     ] {
-        let get =
-            async |path: &str| reqwest::get(format!("http://{address}{path}")).await.unwrap().text().await.unwrap();
+        let get = async |path: &str| {
+            system_tests::http::get(format!("http://{address}{path}")).await.unwrap().text().await.unwrap()
+        };
         eventually!(get("/metrics").await.contains(metric), "{metric} is there");
         assert!(get("/livez").await.contains("true"));
         let ready: Value = serde_json::from_str(&get("/readyz").await).unwrap();

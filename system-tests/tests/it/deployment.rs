@@ -51,6 +51,6 @@ async fn a_message_posted_at_the_vendor_is_seen_and_still_is_when_the_leader_was
         leader(),
         posted.len()
     );
-    let page = reqwest::get(format!("http://{node}:30080/")).await.expect("KafkaUI answers");
+    let page = system_tests::http::get(format!("http://{node}:30080/")).await.expect("KafkaUI answers");
     assert!(page.status().is_success());
 }

@@ -30,7 +30,7 @@ fn lease() -> Option<Vec<(&'static str, String)>> {
 }
 
 async fn role(address: &str) -> Option<String> {
-    let ready: Value = reqwest::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
+    let ready: Value = system_tests::http::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
     Some(ready["checks"]["leadership"]["detail"].as_str()?.to_owned())
 }
 

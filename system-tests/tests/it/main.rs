@@ -11,5 +11,7 @@ mod pages;
 mod promises;
 mod protocols;
 mod real_log;
+mod receipts;
 mod reconcile;
+mod tls;
 mod tools;

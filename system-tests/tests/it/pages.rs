@@ -48,7 +48,10 @@ async fn a_reader_looks_at_the_versions_of_a_message() {
     vendor.delete(&chat, &id).await;
     eventually!(browser.shows(&id, "This message was deleted.").await, "it is deleted");
     let history = format!("http://{}/api/chats/{chat}/messages/{id}/versions", mirror.internal_address);
-    eventually!(reqwest::get(&history).await.unwrap().status() == 404, "what was deleted is not shown by its history");
+    eventually!(
+        system_tests::http::get(&history).await.unwrap().status() == 404,
+        "what was deleted is not shown by its history"
+    );
     browser.close().await;
 }
 
@@ -150,7 +153,10 @@ async fn a_reader_comes_back_to_the_first_unread_message() {
     eventually!(text_of(&browser, "#title").await == "Another", "another chat is open");
     let missed = vendor.post(&chat, "while another chat was open").await;
     let url = format!("http://{}/api/chats/{chat}/messages", mirror.internal_address);
-    eventually!(reqwest::get(&url).await.unwrap().text().await.unwrap().contains(&missed), "the copy has it");
+    eventually!(
+        system_tests::http::get(&url).await.unwrap().text().await.unwrap().contains(&missed),
+        "the copy has it"
+    );
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
     eventually!(
         browser.run("return document.querySelector('.unread')?.nextElementSibling.dataset.id").await == missed,
@@ -356,7 +362,7 @@ async fn nobody_decides_where_no_token_is_set_and_bad_questions_are_answered() {
     mirror.ready().await;
     let base = format!("http://{}", mirror.internal_address);
     let code = async |method: Method, path: &str, body: Value| {
-        let client = reqwest::Client::new();
+        let client = system_tests::http::client();
         let answer = client.request(method, format!("{base}{path}")).json(&body).send().await.unwrap();
         let status = answer.status().as_u16();
         let body: Value = answer.json().await.unwrap();

@@ -363,7 +363,7 @@ async fn v5_a_source_that_is_away_shows_as_age() {
     eventually!(age().is_some_and(|age| age < 5), "the copy is fresh");
     pipeline.external.kill();
     eventually!(age().is_some_and(|age| age >= 8), "the copy is said to be old");
-    let ready = reqwest::get(format!("http://{}/readyz", pipeline.synchronizer_address)).await.unwrap();
+    let ready = system_tests::http::get(format!("http://{}/readyz", pipeline.synchronizer_address)).await.unwrap();
     assert_eq!(ready.status().as_u16(), 503);
     let checks: serde_json::Value = ready.json().await.unwrap();
     assert!(checks["checks"]["source"]["detail"].as_str().unwrap().contains("Connection refused"), "{checks}");

@@ -2,15 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use platform::config::{Secret, duration};
+use platform::dead_letters::PostgresLetters;
+use platform::event_log::kafka::Kafka;
 use platform::redis::RedisTls;
 use platform::tls::Files;
 
-use crate::Door;
 use crate::access::origins::{Origin, Origins};
 use crate::access::{Access, AccessSettings, Mode};
+use crate::postgres_copy::PostgresCopy;
+use crate::receipts::redis::RedisReceipts;
+use crate::redis_gate::RedisGate;
+use crate::{Door, World};
 
 /// Shows the copy live in browsers.
 #[derive(Debug, Clone, clap::Parser)]
@@ -82,7 +88,29 @@ pub struct Settings {
     pub operator_token: Option<Secret>,
 }
 
+/// How long a connection to Redis may take.
+const REDIS: Duration = Duration::from_millis(500);
+
 impl Config {
+    /// What is read and asked; connected to when it is first used.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong.
+    pub fn world(&self) -> anyhow::Result<World> {
+        let pool = platform::postgres::pool(&self.database_url, 8, false)?;
+        let copy = Arc::new(PostgresCopy::new(pool.clone()));
+        let redis = |connections| platform::redis::pool(&self.redis_url, &self.redis_tls, connections, REDIS);
+        Ok(World {
+            log: Arc::new(Kafka::new(&self.kafka)?),
+            copy: copy.clone(),
+            history: copy,
+            letters: Arc::new(PostgresLetters::new(pool)),
+            gate: Arc::new(RedisGate::new(redis(4)?, &self.settings)),
+            // Connections of their own: the gate waits for nothing.
+            receipts: Arc::new(RedisReceipts::new(redis(2)?, &self.settings)),
+        })
+    }
+
     /// The way in.
     ///
     /// # Errors

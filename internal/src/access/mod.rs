@@ -19,7 +19,7 @@ use tokens::Tokens;
 use trusted::Trusted;
 
 /// The cookie that a page's token is kept in.
-pub const COOKIE: &str = "chat_sync_token";
+pub const COOKIE: &str = "chat-sync-token";
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -57,7 +57,7 @@ fn a_signed_token_says_who_looks_and_at_what() {
     let mut headers = HeaderMap::new();
     let from = "127.0.0.1".parse().unwrap();
     assert_eq!(access.admit(&headers, from), Err(Refusal::NoToken));
-    headers.insert(header::COOKIE, format!("a=b; chat_sync_token={}", by_secret(&claims())).parse().unwrap());
+    headers.insert(header::COOKIE, format!("a=b; chat-sync-token={}", by_secret(&claims())).parse().unwrap());
     assert_eq!(access.admit(&headers, from), Ok(ada));
     headers.insert(header::AUTHORIZATION, "Bearer made-up".parse().unwrap());
     assert_eq!(access.admit(&headers, from), Err(Refusal::BadToken), "the header counts, not the cookie beside it");

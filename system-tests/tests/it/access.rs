@@ -223,7 +223,7 @@ async fn without_a_token_nothing_is_told_and_foreign_ones_are_refused() {
         Caller::with_token(address, "made up"),
         Caller::with_token(address, &signed(&claims, "another secret of at least 32 bytes")),
         Caller::with_token(address, &signed(&expired, secret)),
-        Caller::new(address, &[("cookie", "chat_sync_token=made-up")]),
+        Caller::new(address, &[("cookie", "chat-sync-token=made-up")]),
         Caller::new(address, &[("authorization", "Basic YTpi")]),
     ];
     for caller in &bad {

@@ -20,6 +20,8 @@ impl Browser {
     pub async fn open() -> Option<Self> {
         let server = server("CHAT_SYNC_TEST_CHROMEDRIVER")?;
         let profile = tempfile::tempdir().expect("the browser");
+        // The driver's client is one of reqwest's.
+        platform::tls::provide();
         let mut capabilities = DesiredCapabilities::chrome();
         for argument in [
             "--headless",

@@ -1,6 +1,10 @@
+use contract::record::{MAX_ID_BYTES, is_digest};
 use contract::row::unstamped;
+use contract::row::{Row, RowKey};
+use contract::topic::{MAX_RECORD_BYTES, RETENTION_MS};
 use contract::version::ERASED;
 use contract::{Chat, Invalid, Message, Record, Rejected, Stamp, Timestamp, Topics, partition_of};
+use xxhash_rust::xxh3::xxh3_64;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -159,4 +163,95 @@ fn headers_are_cloud_events() {
 fn a_suffix_keeps_installations_apart() {
     assert_eq!(Topics::default().changes, "chat-changes");
     assert_eq!(Topics::with_suffix("-x1").checkpoints, "chat-sync-checkpoints-x1");
+}
+
+#[test]
+fn a_record_goes_by_its_key_to_its_partition() {
+    let rejected = Rejected::new("vendor", "malformed", "no id", b"{}");
+    let marker: Record = serde_json::from_str(
+        r#"{"kind":"marker","source":"external","region":"a","leader":"a-1","number":1,"cursor":null,"settled":null,
+            "partitions":12,"at":"2026-01-02T03:04:05Z","fresh_as_of":null}"#,
+    )
+    .unwrap();
+    let digest = rejected.raw_digest.clone();
+    assert_eq!(digest, format!("{:016x}", xxh3_64(b"{}")));
+    for (record, key, partition) in [
+        (Record::Message(message()), Some("c1/m1".to_owned()), Some(partition_of("c1", 12))),
+        (Record::Chat(chat()), Some("c1".to_owned()), Some(partition_of("c1", 12))),
+        (Record::Rejected(rejected), Some(digest), Some(u32::try_from(xxh3_64(b"{}") % 12).unwrap())),
+        (marker, None, None),
+    ] {
+        assert_eq!((record.key(), record.partition(12)), (key, partition));
+    }
+}
+
+#[test]
+fn the_same_content_is_one_letter() {
+    let rejected = Rejected::new("vendor", "malformed", "no id", b"{}");
+    assert_eq!(Record::Rejected(rejected.clone()).letter_digest(), rejected.raw_digest);
+    let record = Record::Message(message());
+    assert_eq!(record.letter_digest(), format!("{:016x}", xxh3_64(&record.encode())));
+    assert!(is_digest(&record.letter_digest()));
+    for wrong in ["", "0123456789abcde", "0123456789abcdef0", "0123456789ABCDEF", "0123456789abcdeg"] {
+        assert!(!is_digest(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn a_rejected_item_without_a_digest_or_a_reason_is_refused() {
+    let good = Rejected::new("vendor", &"r".repeat(64), "no id", b"{}");
+    let is_read = |rejected: Rejected| Record::decode(&Record::Rejected(rejected).encode(), Timestamp::now()).is_ok();
+    assert!(is_read(good.clone()));
+    for wrong in [
+        Rejected { raw_digest: "no digest".into(), ..good.clone() },
+        Rejected { reason: String::new(), ..good.clone() },
+        Rejected { reason: "r".repeat(65), ..good.clone() },
+        Rejected { detail: "a\0b".into(), ..good },
+    ] {
+        assert!(!is_read(wrong.clone()), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_chats_version_is_of_its_id_and_title() {
+    assert_eq!(chat().digest(), xxh3_64(br#"["chat","c1","General"]"#));
+    assert_eq!(
+        reason(&Record::Chat(Chat { title: Some("a\0b".into()), ..chat() }.stamped()).encode()),
+        "nul_character"
+    );
+    let long = |bytes: usize| Record::Chat(Chat { id: "i".repeat(bytes), ..chat() }.stamped());
+    assert!(Record::decode(&long(MAX_ID_BYTES).encode(), Timestamp::now()).is_ok(), "the limit itself is no trespass");
+    assert_eq!(reason(&long(MAX_ID_BYTES + 1).encode()), "long_id");
+}
+
+#[test]
+fn a_record_of_the_greatest_size_is_read() {
+    let bare = Record::Message(Message { text: Some(String::new()), ..message() }.stamped()).encode().len();
+    let sized = |bytes: usize| {
+        let text = Some("x".repeat(bytes - bare));
+        Record::Message(Message { text, ..message() }.stamped()).encode()
+    };
+    assert_eq!(sized(MAX_RECORD_BYTES).len(), 4 << 20);
+    assert!(Record::decode(&sized(MAX_RECORD_BYTES), Timestamp::now()).is_ok());
+    assert_eq!(reason(&sized(MAX_RECORD_BYTES + 1)), "too_large");
+}
+
+#[test]
+fn a_row_is_known_by_its_chat_and_its_id() {
+    let (of_message, of_chat) = (Row::Message(message()), Row::Chat(Chat { id: "c2".into(), ..chat() }));
+    assert_eq!((of_message.chat_id(), of_message.id()), ("c1", "m1"));
+    assert_eq!((of_chat.chat_id(), of_chat.id()), ("c2", "c2"));
+    assert_eq!(of_message.key(), RowKey::Message("c1".into(), "m1".into()));
+    assert_eq!((of_message.key().chat_id(), of_chat.key().chat_id()), ("c1", "c2"));
+    assert!(!message().is_erased());
+    assert!(Message { stamp: Stamp { epoch: ERASED, ..stamp(Timestamp::default()) }, ..message() }.is_erased());
+}
+
+#[test]
+fn a_week_is_kept_and_time_goes_on() {
+    assert_eq!(RETENTION_MS, 604_800_000);
+    let (before, after) = (at("2026-01-02T03:04:05Z"), Timestamp::now());
+    assert!(after > before);
+    assert_eq!(at("2026-01-02T03:04:07.5Z").since(before), std::time::Duration::from_millis(2500));
+    assert_eq!(before.since(after), std::time::Duration::ZERO);
 }

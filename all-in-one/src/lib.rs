@@ -38,6 +38,9 @@ use embedded_store::EmbeddedStore;
 const KEPT_RECORDS: u64 = 5_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
+/// What somebody who sets it believes in.
+const PROTECTS: [&str; 3] = ["CHAT_SYNC_AUTH", "CHAT_SYNC_INTERNAL_TLS_CERT", "CHAT_SYNC_EXTERNAL_TLS_CERT"];
+
 /// Where the two pages are served.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -64,6 +67,12 @@ impl AllInOne {
     /// A sentence for people: a port is taken, a folder cannot be used.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         external::replay::read_lines(&config.replay)?;
+        for name in PROTECTS {
+            anyhow::ensure!(
+                std::env::var_os(name).is_none(),
+                "{name} is the four services': this mirror is open to whoever is on this machine, and to nobody else"
+            );
+        }
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let external = platform::http::listen(local(config.external_port), "--external-port").await?;
         let internal = platform::http::listen(local(config.internal_port), "--internal-port").await?;
@@ -121,7 +130,7 @@ impl AllInOne {
             history: store.clone(),
             letters: store.clone(),
             gate: Arc::new(EmbeddedGate::new(settings.gate_ttl)),
-            receipts: Arc::new(EmbeddedReceipts::default()),
+            receipts: Arc::new(EmbeddedReceipts::new(settings.gate_ttl)),
         };
         let door = internal::Door {
             access: Access::Off,

@@ -109,7 +109,7 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         places: Arc::new(PerAddress::new(door.per_address)),
         stop: stop.clone(),
     };
-    let router = http_api::router(app).merge(platform::http::about(health));
+    let router = http_api::router(app, platform::http::about(health));
     parts.spawn("http", platform::http::serve_with(door.listener, door.tls, router, stop.clone()));
     parts.join(&stop, DRAIN_BUDGET).await
 }

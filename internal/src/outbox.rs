@@ -50,6 +50,10 @@ impl Outbox {
         if waiting.bytes + frame.len() > MAX_BYTES {
             // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
             waiting.drop_updates();
+            // Whoever asks for what is not there and reads no answer gets none.
+            if matches!(&*about, About::Error { .. }) && waiting.bytes + frame.len() > MAX_BYTES {
+                return;
+            }
         }
         match &*about {
             About::Update { chat, .. } if waiting.stale.contains(chat) => {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::access::{Access, Viewer};
+use crate::access::{Access, Still, Viewer};
 use crate::copy::ChatCopy;
 use crate::hub::{ConnectionId, Hub, Known};
 use crate::load::bring_up_to_date;
@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Within how long browsers of a pod that stops come back, each at its own moment: not all to the next pod at once.
 const COME_BACK: Duration = Duration::from_secs(5);
-/// How many chats may be loaded anew within a minute because a browser was too slow for their updates.
+/// How often within a minute chats may be loaded anew because a browser was too slow for their updates.
 const MAX_RELOADS: usize = 20;
 const RELOADS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -45,9 +45,13 @@ pub mod why {
     pub const SLOW: u16 = 4002;
     /// It watched nothing for [`super::Limits::idle`].
     pub const IDLE: u16 = 4003;
+    /// Whoever let it in is to be asked again: it connects anew.
+    pub const ASK_AGAIN: u16 = 4004;
 }
 /// How many chats one connection may watch at once.
 const MAX_SUBSCRIPTIONS: usize = 100;
+/// How often a page may say what it shows; half of what is asked of it.
+const SHOWN_EVERY: Duration = Duration::from_millis(500);
 /// How long a page's name for itself may be, in bytes.
 const MAX_READER: usize = 64;
 /// The greatest frame that is read from a browser, in bytes.
@@ -164,6 +168,7 @@ pub async fn serve(socket: WebSocket, viewer: Viewer, served: Served) {
         loads: JoinSet::new(),
         watched: HashMap::new(),
         reloads: VecDeque::new(),
+        reader: None,
     };
     let ended = tokio::select! {
         ended = browser.read(stream, reload, limits) => ended,
@@ -203,8 +208,12 @@ impl Writer {
             let written = tokio::select! {
                 () = self.outbox.ready() => self.write_what_waits().await,
                 _ = heartbeats.tick() => {
-                    if !self.admitted.access.still_admits(&self.admitted.viewer) {
-                        return self.close(closed(why::SIGNED_OUT, "the token is not valid any more")).await;
+                    match self.admitted.access.still_admits(&self.admitted.viewer) {
+                        Still::Yes => {}
+                        Still::AskAgain => return self.close(closed(why::ASK_AGAIN, "connect again")).await,
+                        Still::No => {
+                            return self.close(closed(why::SIGNED_OUT, "the token is not valid any more")).await;
+                        }
                     }
                     let beat = ServerFrame::Heartbeat { fresh_as_of: self.hub.fresh_as_of(), now: Timestamp::now() };
                     self.outbox.push(Arc::new(About::Heartbeat), beat.encode());
@@ -246,6 +255,7 @@ impl Writer {
             why::SIGNED_OUT => "signed_out",
             why::SLOW => "slow",
             why::IDLE => "idle",
+            why::ASK_AGAIN => "ask_again",
             close_code::AWAY => "stop",
             _ => "error",
         });
@@ -283,6 +293,8 @@ struct Browser {
     watched: HashMap<String, tokio::task::AbortHandle>,
     /// When chats were loaded anew because it was too slow.
     reloads: VecDeque<Instant>,
+    /// What it calls itself, and when it said last what it shows.
+    reader: Option<(String, Instant)>,
 }
 
 impl Browser {
@@ -313,7 +325,7 @@ impl Browser {
                 () = &mut given_up => return Some(closed(why::SILENT, "it answers no pings")),
                 () = &mut idle, if self.watched.is_empty() => return Some(closed(why::IDLE, "it watches nothing")),
                 Some(chats) = reload.recv() => {
-                    if self.is_too_slow(chats.len()) {
+                    if self.is_too_slow() {
                         return Some(closed(why::SLOW, "it is too slow for what it watches"));
                     }
                     for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
@@ -328,10 +340,10 @@ impl Browser {
         }
     }
 
-    /// Whether so many more reloads are too many.
-    fn is_too_slow(&mut self, chats: usize) -> bool {
+    /// Whether one more reload is one too many.
+    fn is_too_slow(&mut self) -> bool {
         let now = Instant::now();
-        self.reloads.extend(std::iter::repeat_n(now, chats));
+        self.reloads.push_back(now);
         while self.reloads.front().is_some_and(|at| now - *at > RELOADS_WITHIN) {
             self.reloads.pop_front();
         }
@@ -370,8 +382,14 @@ impl Browser {
         }
     }
 
-    /// Positions that are none, or of chats that it does not watch, say nothing.
-    fn shown(&self, reader: &str, positions: &HashMap<String, String>) {
+    /// Positions that are none, or of chats that it does not watch, say nothing; nor does what comes too soon, or under
+    /// another name than before.
+    fn shown(&mut self, reader: &str, positions: &HashMap<String, String>) {
+        let now = Instant::now();
+        if self.reader.as_ref().is_some_and(|(known, last)| known != reader || now - *last < SHOWN_EVERY) {
+            return;
+        }
+        self.reader = Some((reader.to_owned(), now));
         let reader = if self.viewer.name.is_empty() { reader } else { &self.viewer.name };
         for (chat, token) in positions.iter().filter(|(chat, _)| self.watched.contains_key(*chat)) {
             if let Some(positions) = Token::decode(token).and_then(|token| self.hub.positions(chat, &token)) {

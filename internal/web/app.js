@@ -34,6 +34,7 @@ function hear(frame) {
   if (!copy || frame.type === "heartbeat") return;
   if (frame.type === "error") {
     copy.refused = true;
+    if (frame.code === "chat_not_found") forget(frame.chat);
     return frame.chat === open && notice(frame.message);
   }
   const shownFrom = copy.floor;
@@ -43,6 +44,16 @@ function hear(frame) {
   else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
   if (frame.type === "load") loaded(copy, shownFrom, changed);
   else soon(changed);
+}
+
+/** A chat that is not this reader's, or not any more: nothing of it stays. */
+function forget(chat) {
+  const gone = Object.assign(new Copy(), { refused: true });
+  copies.set(chat, gone);
+  if (chat !== open) return;
+  waiting = new Map();
+  drawer.close();
+  thread.open(gone, null);
 }
 
 /** After a reconnect, what was shown before the load is fetched again, before anything disappears. */

@@ -6,14 +6,15 @@ const OPEN = "Open: no sign-in. Whoever reaches this address can read everything
 
 /** Shows who looks, or asks for a token; gives whether somebody may look. */
 export async function begin() {
-  let response;
+  let response, answer;
   try {
     response = await fetch("/api/session");
+    answer = await response.json();
   } catch {
-    return false; // offline: whoever connects again asks again
+    return false; // offline, or a proxy's own page: whoever connects again asks again
   }
-  const answer = await response.json();
   if (response.ok) draw(answer);
+  else if (document.querySelector("#messages li, #letters li")) location.reload(); // nothing that was shown stays
   else ask(answer.error);
   return response.ok;
 }

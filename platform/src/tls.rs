@@ -1,10 +1,12 @@
 //! TLS, by rustls: what a server shows, whom a client believes. All of it comes from PEM files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum_server::tls_rustls::RustlsConfig;
+use rustls::ServerConfig;
 
 /// How often it is looked whether a server's files have changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,15 +68,23 @@ pub fn provide() {
 /// # Errors
 /// If they cannot be read, or do not belong together.
 pub async fn of_server(files: &Files) -> anyhow::Result<RustlsConfig> {
+    Ok(RustlsConfig::from_config(config(files).await?))
+}
+
+async fn config(files: &Files) -> anyhow::Result<Arc<ServerConfig>> {
     provide();
     let Files { certificate, key } = files;
-    RustlsConfig::from_pem_file(certificate, key)
+    let config = RustlsConfig::from_pem_file(certificate, key)
         .await
-        .with_context(|| format!("cannot serve TLS with {} and {}", certificate.display(), key.display()))
+        .with_context(|| format!("cannot serve TLS with {} and {}", certificate.display(), key.display()))?;
+    let mut config = ServerConfig::clone(&config.get_inner());
+    // HTTP/2 has no Host header, which tells a page of ours from another's, and WebSockets need HTTP/1.1 anyway.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// Reads the files again whenever they change; connections that are open go on with what they had. Never ends.
-pub async fn follow(config: RustlsConfig, files: Files) {
+pub async fn follow(served: RustlsConfig, files: Files) {
     let mut known = files.changed();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -82,8 +92,11 @@ pub async fn follow(config: RustlsConfig, files: Files) {
         if now == known {
             continue;
         }
-        match config.reload_from_pem_file(&files.certificate, &files.key).await {
-            Ok(()) => tracing::info!(certificate = %files.certificate.display(), "the certificate is read again"),
+        match config(&files).await {
+            Ok(config) => {
+                served.reload_from_config(config);
+                tracing::info!(certificate = %files.certificate.display(), "the certificate is read again");
+            }
             // One of the two may be new already while the other is not: it is looked at again when that changes.
             Err(error) => {
                 tracing::error!(%error, certificate = %files.certificate.display(), "the certificate stays what it was")

@@ -154,6 +154,13 @@ impl Remembered {
         self.forget(now);
     }
 
+    /// For so long nothing could be read, not even again: it does not count.
+    pub fn pause(&mut self, length: Duration) {
+        for left in &mut self.cursors {
+            left.at += length;
+        }
+    }
+
     /// Forgets what was left before the overlap began.
     pub fn forget(&mut self, now: Instant) {
         let old = |left: &Left| now.duration_since(left.at) >= self.overlap || self.rows - left.rows >= OVERLAP_ROWS;
@@ -194,6 +201,19 @@ mod tests {
         }
         assert_eq!((remembered.settled(), remembered.cursor()), (Some("6"), Some("10")));
         assert_eq!(remembered.rows(), OVERLAP_ROWS);
+    }
+
+    #[test]
+    fn the_time_in_which_the_source_gave_nothing_does_not_count() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut remembered = Remembered::new(Some("1".into()), OVERLAP, start);
+        remembered.advance("2".into(), 1, at(50));
+        remembered.pause(Duration::from_secs(500));
+        remembered.advance("3".into(), 1, at(555));
+        assert_eq!(remembered.settled(), Some("1"), "55 s of reading");
+        remembered.forget(at(611));
+        assert_eq!(remembered.settled(), Some("2"));
     }
 
     #[test]

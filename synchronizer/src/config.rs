@@ -98,6 +98,14 @@ pub struct Settings {
     pub reconcile_budget: NonZeroU32,
 }
 
+impl Settings {
+    /// How long a cursor is remembered: a row that comes as late as may be is still there for a reading that begins after
+    /// it, and for that to reach it.
+    pub fn remembered_for(&self) -> Duration {
+        if self.overlap.is_zero() { Duration::ZERO } else { self.overlap + 2 * self.read_again_every }
+    }
+}
+
 fn whole_seconds(text: &str) -> Result<Duration, String> {
     let value = duration(text)?;
     if value.subsec_nanos() == 0 && value.as_secs() >= 1 {

@@ -82,13 +82,24 @@ struct Place {
     waiting: Option<String>,
     /// Since when it does not answer at all.
     silent: Option<Instant>,
+    /// Since when it gives nothing, for whatever reason.
+    fails: Option<Instant>,
     markers: u64,
 }
 
 impl Place {
+    /// The source gave what it was asked for.
+    fn answered(&mut self, now: Instant) {
+        self.silent = None;
+        if let Some(since) = self.fails.take() {
+            self.remembered.pause(now.saturating_duration_since(since));
+        }
+    }
+
     /// The source did not give what it was asked for, and was `expected` to have answered.
     fn wait(&mut self, why: String, silent: bool, expected: Instant) {
         self.waiting = Some(why);
+        self.fails = self.fails.or(Some(expected));
         self.silent = silent.then(|| self.silent.unwrap_or(expected));
     }
 }
@@ -100,7 +111,7 @@ impl Leader {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
         tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
-        let (overlap, now) = (world.settings.overlap, Instant::now());
+        let (overlap, now) = (world.settings.remembered_for(), Instant::now());
         let (remembered, generation, reconcile) = match checkpoint {
             Some(found) => (found.remembered(overlap, now), found.generation, Some(found.reconcile)),
             None => (Remembered::new(None, overlap, now), None, None),
@@ -109,8 +120,15 @@ impl Leader {
         if reconcile.is_none() {
             agenda.ask_and_hold("no checkpoint");
         }
-        let place =
-            Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, silent: None, markers: 0 });
+        let place = Mutex::new(Place {
+            remembered,
+            generation,
+            fresh_as_of: None,
+            waiting: None,
+            silent: None,
+            fails: None,
+            markers: 0,
+        });
         Self {
             world,
             appender,
@@ -178,7 +196,8 @@ impl Leader {
                     tracing::warn!(why, "the cursor has expired");
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
                     self.agenda.ask_and_hold("the cursor has expired");
-                    self.place().remembered = Remembered::new(None, self.world.settings.overlap, Instant::now());
+                    self.place().remembered =
+                        Remembered::new(None, self.world.settings.remembered_for(), Instant::now());
                     // A source that knows no cursor for long is not asked for the whole of its feed again and again.
                     tokio::time::sleep(expiries.next().unwrap_or_default()).await;
                 }
@@ -197,7 +216,7 @@ impl Leader {
     /// Appends a page, and only then moves the cursor.
     async fn take(&self, asked: Timestamp, started: Instant, page: Page) {
         self.world.source_check.ready("answers");
-        self.place().silent = None;
+        self.place().answered(Instant::now());
         let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
             self.agenda.ask("the feed began a new generation", true);
@@ -245,18 +264,22 @@ impl Leader {
             let pages = rows / u64::from(self.world.settings.poll_limit) + 1;
             let pause = every / 2 / u32::try_from(pages).unwrap_or(u32::MAX);
             if let Some(oldest) = oldest {
-                self.read_again(oldest, end, pause).await;
+                self.read_again(oldest, end, rows, pause).await;
             }
         }
     }
 
-    /// From one remembered cursor to another. What fails is left to the next time.
-    async fn read_again(&self, mut from: String, end: Option<String>, pause: Duration) {
+    /// From one remembered cursor to another. What fails is left to the next time. Pages seldom end where `end` is, so
+    /// it ends behind as many rows as lay between the two and a page more: a source that is written to faster than this
+    /// reads would keep it for ever.
+    async fn read_again(&self, mut from: String, end: Option<String>, rows: u64, pause: Duration) {
+        let mut left = rows + u64::from(self.world.settings.poll_limit);
         loop {
             let Outcome::Answered(page) = self.world.source.poll(Some(&from), Duration::ZERO).await else { return };
             let late = self.appender.append_new(self.translate(&page), None).await;
             metrics::counter!("chat_sync_late_rows_total").increment(late as u64);
-            if !page.more || Some(&page.next) == end.as_ref() || page.next == from {
+            left = left.saturating_sub(page.items.len() as u64);
+            if !page.more || Some(&page.next) == end.as_ref() || page.next == from || left == 0 {
                 return;
             }
             from = page.next;
@@ -281,7 +304,6 @@ impl Leader {
     async fn claim(&self) -> Result<(), LogError> {
         let (marker, earlier, generation) = {
             let mut place = self.place();
-            place.remembered.forget(Instant::now());
             place.markers += 1;
             let marker = Marker {
                 source: self.world.settings.source.clone(),

@@ -83,7 +83,7 @@ impl Standby {
         // The end first: a checkpoint that is written meanwhile is read from there.
         let checkpoint_ends = to_log.checkpoint_ends().await?;
         let checkpoint = to_log.checkpoint().await?;
-        let overlap = self.world.settings.overlap;
+        let overlap = self.world.settings.remembered_for();
         let now = chrono::Utc::now().timestamp_millis();
         let read_again = checkpoint.as_ref().map_or(now, |checkpoint| checkpoint.read_again_since(overlap)).min(now);
         let starts = to_log.since(read_again - i64::try_from(FURTHER.as_millis()).unwrap_or_default()).await?;

@@ -55,6 +55,11 @@ struct Id {
 
 fn with_tls(mut client: ClientBuilder, settings: &Settings) -> anyhow::Result<ClientBuilder> {
     tls::provide();
+    let given = settings.source_ca.is_some() || settings.source_cert.is_some() || settings.source_key.is_some();
+    anyhow::ensure!(
+        !given || settings.source_url.starts_with("https://"),
+        "CHAT_SYNC_SOURCE_CA, _CERT and _KEY are for https:// URLs; CHAT_SYNC_SOURCE_URL is none"
+    );
     if let Some(ca) = &settings.source_ca {
         let wrong = || format!("CHAT_SYNC_SOURCE_CA: {} holds no certificate", ca.display());
         let certificates = Certificate::from_pem_bundle(&tls::read(ca)?).with_context(wrong)?;

@@ -62,8 +62,10 @@ pub struct Viewer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum By {
-    /// Nobody is asked, or a proxy has asked.
+    /// Nobody is asked.
     Itself,
+    /// A proxy has asked; it is to be asked again then, in seconds since the Unix epoch.
+    Proxy { until: u64 },
     /// A token that holds until then, in seconds since the Unix epoch.
     Signed { until: u64 },
     /// The token with this digest.
@@ -102,6 +104,20 @@ pub enum Refusal {
     BadToken,
     #[error("only the configured proxies may ask, and they say for whom")]
     NoUser,
+}
+
+/// Whether somebody may go on looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Still {
+    Yes,
+    /// Whoever let it in must be asked again: it connects anew.
+    AskAgain,
+    No,
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> u64 {
+    Timestamp::now().micros() / 1_000_000
 }
 
 /// Decides who may look.
@@ -154,22 +170,28 @@ impl Access {
     }
 
     /// Whether somebody who was admitted may go on looking, at the same chats.
-    pub fn still_admits(&self, viewer: &Viewer) -> bool {
+    pub fn still_admits(&self, viewer: &Viewer) -> Still {
+        let or = |holds, end| if holds { Still::Yes } else { end };
         match (&viewer.by, self) {
-            (By::Itself, _) => true,
-            (By::Signed { until }, _) => *until > Timestamp::now().micros() / 1_000_000,
+            (By::Itself, _) => Still::Yes,
+            (By::Proxy { until }, _) => or(*until > now(), Still::AskAgain),
+            (By::Signed { until }, _) => or(*until > now(), Still::No),
             (By::Listed { sha256 }, Self::Token(tokens)) => {
-                tokens.listed(sha256).is_some_and(|listed| listed == *viewer)
+                or(tokens.listed(sha256).is_some_and(|listed| listed == *viewer), Still::No)
             }
-            (By::Listed { .. }, _) => false,
+            (By::Listed { .. }, _) => Still::No,
         }
     }
 }
 
 /// The token of a program (`Authorization: Bearer`), or of a page (the cookie).
 fn shown_token(headers: &HeaderMap) -> Option<String> {
-    if let Some(authorization) = headers.get(header::AUTHORIZATION) {
-        return authorization.to_str().ok()?.strip_prefix("Bearer ").map(|token| token.trim().to_owned());
+    // Another scheme is somebody else's: of a proxy in front, maybe.
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return Some(token.trim().to_owned());
     }
     CookieJar::from_headers(headers).get(COOKIE).map(|cookie| cookie.value().to_owned())
 }

@@ -24,39 +24,41 @@ impl FromStr for Origin {
     }
 }
 
+impl Origin {
+    fn authority(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, authority)| authority)
+    }
+}
+
 /// Which pages may.
 #[derive(Debug, Clone)]
-pub enum Origins {
-    /// This server's own; on a loopback address that goes by a loopback name only: another name that points there is a
-    /// site that lets a visitor's browser read what only this machine should (DNS rebinding).
-    Own { loopback: bool },
-    /// These.
-    Listed(Vec<Origin>),
+pub struct Origins {
+    /// These; if there are none, this server's own.
+    listed: Vec<Origin>,
+    /// On a loopback address a server goes by a loopback name, or a listed one: any other that points there is of a site
+    /// that lets a visitor's browser read what only this machine should (DNS rebinding).
+    loopback: bool,
 }
 
 impl Origins {
     pub fn new(listed: Vec<Origin>, listen: IpAddr) -> Self {
-        if listed.is_empty() { Self::Own { loopback: listen.is_loopback() } } else { Self::Listed(listed) }
+        Self { listed, loopback: listen.is_loopback() }
     }
 
     /// Whether this server goes by the name that is asked for.
     pub fn knows_host(&self, headers: &HeaderMap) -> bool {
-        match self {
-            Self::Own { loopback: true } => text(headers, &header::HOST).is_some_and(is_loopback),
-            Self::Own { loopback: false } | Self::Listed(_) => true,
-        }
+        let listed = |host: &str| self.listed.iter().any(|origin| origin.authority().eq_ignore_ascii_case(host));
+        !self.loopback || text(headers, &header::HOST).is_some_and(|host| is_loopback(host) || listed(host))
     }
 
     /// Whether this page may open a WebSocket. Programs say nothing of a page.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = text(headers, &header::ORIGIN) else { return !headers.contains_key(header::ORIGIN) };
         let origin = origin.to_ascii_lowercase();
-        match self {
-            Self::Own { .. } => {
-                origin.split_once("://").map(|(_, authority)| authority) == text(headers, &header::HOST)
-            }
-            Self::Listed(listed) => listed.iter().any(|one| one.0 == origin),
+        if self.listed.is_empty() {
+            return origin.split_once("://").map(|(_, authority)| authority) == text(headers, &header::HOST);
         }
+        self.listed.iter().any(|one| one.0 == origin)
     }
 }
 
@@ -113,6 +115,10 @@ mod tests {
         assert!(listed.admit(&headers("inner:1", Some("https://chat.example"))));
         assert!(listed.admit(&headers("inner:1", Some("http://other.example:81"))));
         assert!(!listed.admit(&headers("inner:1", Some("http://inner:1"))), "not listed");
+        assert!(
+            listed.knows_host(&headers("other.example:81", None)) && listed.knows_host(&headers("localhost", None))
+        );
+        assert!(!listed.knows_host(&headers("evil.example", None)), "a listed page opens the door to no other name");
         for wrong in ["chat.example", "https://chat.example/", "https://chat.example/a", "ftp://a", "", "*"] {
             assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
         }

@@ -46,9 +46,9 @@ pub struct AccessSettings {
     /// With `trusted-header`: the addresses of the proxies that are believed, as 10.0.0.0/8,192.168.1.7/32.
     #[arg(long, env = "CHAT_SYNC_AUTH_PROXIES", value_delimiter = ',')]
     pub auth_proxies: Vec<IpNet>,
-    /// With `trusted-header`: the header that holds the user's name.
-    #[arg(long, env = "CHAT_SYNC_AUTH_USER_HEADER", default_value = "x-forwarded-user")]
-    pub auth_user_header: String,
+    /// With `trusted-header`: the header that holds the user's name; X-Forwarded-User if this is not set.
+    #[arg(long, env = "CHAT_SYNC_AUTH_USER_HEADER")]
+    pub auth_user_header: Option<String>,
     /// With `trusted-header`: the header that holds the role, `reader` or `operator`; without it all are readers.
     #[arg(long, env = "CHAT_SYNC_AUTH_ROLE_HEADER")]
     pub auth_role_header: Option<String>,
@@ -90,6 +90,10 @@ impl AccessSettings {
             .auth_jwt_key
             .as_ref()
             .map(|key| Signed::new(key, self.auth_jwt_issuer.as_deref(), self.auth_jwt_audience.as_deref()));
+        ensure!(
+            signed.is_some() || (self.auth_jwt_issuer.is_none() && self.auth_jwt_audience.is_none()),
+            "CHAT_SYNC_AUTH_JWT_ISSUER and _AUDIENCE mean nothing without CHAT_SYNC_AUTH_JWT_KEY"
+        );
         Tokens::new(self.auth_tokens.clone(), signed.transpose()?)
     }
 
@@ -103,6 +107,7 @@ impl AccessSettings {
         ];
         let trusted = [
             ("CHAT_SYNC_AUTH_PROXIES", !self.auth_proxies.is_empty()),
+            ("CHAT_SYNC_AUTH_USER_HEADER", self.auth_user_header.is_some()),
             ("CHAT_SYNC_AUTH_ROLE_HEADER", self.auth_role_header.is_some()),
             ("CHAT_SYNC_AUTH_CHATS_HEADER", self.auth_chats_header.is_some()),
         ];

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use contract::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use platform::config::Secret;
@@ -120,6 +122,10 @@ fn decoding_key(key: &str) -> anyhow::Result<(DecodingKey, Vec<Algorithm>)> {
             key.len() >= MIN_SECRET,
             "CHAT_SYNC_AUTH_JWT_KEY is neither a public key as PEM nor a secret of at least {MIN_SECRET} bytes"
         );
+        ensure!(
+            !is_public(key),
+            "CHAT_SYNC_AUTH_JWT_KEY looks like a public key, which everybody may know; write it as PEM"
+        );
         return Ok((DecodingKey::from_secret(key.as_bytes()), vec![Algorithm::HS256]));
     }
     if key.contains("PRIVATE KEY") {
@@ -130,6 +136,12 @@ fn decoding_key(key: &str) -> anyhow::Result<(DecodingKey, Vec<Algorithm>)> {
     let ec = || DecodingKey::from_ec_pem(key).map(|key| (key, vec![Algorithm::ES256]));
     let ed = || DecodingKey::from_ed_pem(key).map(|key| (key, vec![Algorithm::EdDSA]));
     rsa().or_else(|_| ec()).or_else(|_| ed()).context("CHAT_SYNC_AUTH_JWT_KEY: no public key for RS256, ES256 or EdDSA")
+}
+
+/// Whether it is a public key in another form than PEM: DER in base64, JSON (JWK), or that of ssh.
+fn is_public(key: &str) -> bool {
+    let der = STANDARD.decode(key).is_ok_and(|bytes| bytes.first() == Some(&0x30) && bytes.len() > 40);
+    der || key.starts_with("ssh-") || key.starts_with("ecdsa-") || key.trim_start().starts_with('{')
 }
 
 /// The file's tokens, by their digests: a copy of the file lets nobody in.
@@ -156,8 +168,10 @@ struct Line {
 
 impl Listed {
     fn read(file: PathBuf) -> anyhow::Result<Self> {
+        // Before it is read: what is written meanwhile is another change.
+        let changed = changed(&file);
         let viewers = viewers(&file)?;
-        Ok(Self { changed: changed(&file), file, looked: Instant::now(), viewers })
+        Ok(Self { changed, file, looked: Instant::now(), viewers })
     }
 
     /// Reads the file again if it has changed. One that cannot be read changes nothing.
@@ -170,11 +184,10 @@ impl Listed {
         if now == self.changed {
             return;
         }
-        self.changed = now;
         match viewers(&self.file) {
             Ok(viewers) => {
                 tracing::info!(file = %self.file.display(), tokens = viewers.len(), "tokens are read again");
-                self.viewers = viewers;
+                (self.viewers, self.changed) = (viewers, now);
             }
             Err(error) => tracing::error!(error = format!("{error:#}"), "the tokens stay what they were"),
         }

@@ -2,13 +2,17 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::settings::AccessSettings;
-use super::{By, Chats, Refusal, Role, Viewer};
+use super::{By, Chats, Refusal, Role, Viewer, now};
+
+/// How long a connection lives before its proxy is asked again: somebody may have signed out there.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 /// The proxies that are believed, and where they write what they know.
 #[derive(Debug)]
@@ -30,7 +34,10 @@ impl Trusted {
         let optional = |setting, name: &Option<String>| name.as_deref().map(|name| header(setting, name)).transpose();
         Ok(Self {
             proxies: settings.auth_proxies.clone(),
-            user: header("CHAT_SYNC_AUTH_USER_HEADER", &settings.auth_user_header)?,
+            user: header(
+                "CHAT_SYNC_AUTH_USER_HEADER",
+                settings.auth_user_header.as_deref().unwrap_or("x-forwarded-user"),
+            )?,
             role: optional("CHAT_SYNC_AUTH_ROLE_HEADER", &settings.auth_role_header)?,
             chats: optional("CHAT_SYNC_AUTH_CHATS_HEADER", &settings.auth_chats_header)?,
         })
@@ -65,7 +72,7 @@ impl Trusted {
             None => Chats::EVERY,
             Some(header) => chats(only_one(headers, header).unwrap_or_default()),
         };
-        Ok(Viewer { name: name.to_owned(), role, chats, by: By::Itself })
+        Ok(Viewer { name: name.to_owned(), role, chats, by: By::Proxy { until: now() + ASK_AGAIN.as_secs() } })
     }
 }
 

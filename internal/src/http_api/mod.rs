@@ -28,7 +28,7 @@ use crate::copy::{ChatCopy, CopyError, Page};
 use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
 use crate::hub::Hub;
 use crate::ops::Ops;
-use crate::receipts::{Acknowledged, Positions};
+use crate::receipts::Acknowledged;
 use crate::to_browser::{self, Limits, MAX_FRAME, Served};
 
 const MAX_LIMIT: u32 = 500;
@@ -75,8 +75,8 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/ops.css", "text/css; charset=utf-8", include_str!("../../web/ops.css")),
 ];
 
-/// The pages, everything under `/api/`, and `/ws`.
-pub fn router(app: App) -> Router {
+/// The pages, everything under `/api/`, and `/ws`; with what the service tells about itself.
+pub fn router(app: App, about: Router) -> Router {
     let pages = ASSETS.iter().fold(Router::new(), |router, (path, content_type, body)| {
         router.route(path, get(move || std::future::ready(asset(content_type, body))))
     });
@@ -96,8 +96,9 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the copy is only read")
         })
-        .layer(from_fn_with_state(app.clone(), known_host))
-        .with_state(app)
+        .with_state(app.clone())
+        .merge(about)
+        .layer(from_fn_with_state(app, known_host))
 }
 
 /// Nobody is answered who asks for another server's name.
@@ -186,9 +187,7 @@ async fn receipts(
     {
         return Err(no_message());
     }
-    let needed = app.hub.needed(chat, message);
-    let has = |shown: &Positions| needed.iter().any(|(topic, needed)| shown.get(topic).is_some_and(|to| to >= needed));
-    let readers = app.receipts.count(chat, has).await.map_err(|error| {
+    let readers = app.receipts.count(chat, message, || app.hub.needed(chat, message)).await.map_err(|error| {
         tracing::debug!(%error, "receipts");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the receipts cannot be read now")
     })?;

@@ -16,6 +16,9 @@ use serde_json::json;
 use super::App;
 use crate::access::{COOKIE, Refusal, Role, Viewer};
 
+/// Browsers drop cookies of more than 4096 bytes, name and attributes included, without a word.
+const MAX_COOKIE: usize = 3900;
+
 pub(super) fn router() -> Router<App> {
     Router::new().route("/api/session", get(session).post(sign_in).delete(sign_out))
 }
@@ -78,6 +81,10 @@ async fn sign_in(
     shown: Result<Json<SignIn>, Problem>,
 ) -> Result<Response, Problem> {
     let token = shown?.0.token;
+    if token.len() > MAX_COOKIE {
+        let why = format!("a page can keep a token of at most {MAX_COOKIE} bytes; this one has {}", token.len());
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "token_too_long", why));
+    }
     let viewer = app.access.admit_token(&token)?;
     let jar = CookieJar::new().add(cookie(token, &app, &headers));
     Ok((jar, Json(json!({ "auth": app.access.mode(), "name": viewer.name, "role": viewer.role }))).into_response())

@@ -415,6 +415,11 @@ impl Hub {
         }
         let reached = state.rings_of(chat).filter_map(|(at, ring)| {
             let told = token.positions.get(&*at.topic)?;
+            let is_of_another_log = (ring.start()..=ring.end()).contains(&told.offset)
+                && ring.marker_before(told.offset).as_deref() != told.marker.as_deref();
+            if is_of_another_log {
+                return None;
+            }
             Some((at.topic.to_string(), told.offset.min(ring.end())))
         });
         Some(reached.collect())

@@ -45,12 +45,15 @@ pub struct Acknowledged {
     /// By chat.
     waiting: Mutex<HashMap<String, Readers>>,
     read: Cache<String, Arc<Readers>>,
+    /// By chat and message.
+    counts: Cache<(String, String), usize>,
 }
 
 impl Acknowledged {
     pub fn new(receipts: Arc<dyn Receipts>) -> Self {
         let read = Cache::builder().max_capacity(1_000).time_to_live(EVERY).build();
-        Self { receipts, waiting: Mutex::default(), read }
+        let counts = Cache::builder().max_capacity(10_000).time_to_live(EVERY).build();
+        Self { receipts, waiting: Mutex::default(), read, counts }
     }
 
     /// A reader was shown everything of a chat below these positions.
@@ -83,15 +86,34 @@ impl Acknowledged {
         }
     }
 
-    /// How many readers of the chat `has` holds for.
+    /// How many readers of a chat have come to where they must have been shown a message, as `needed` tells: in any topic
+    /// that it names. Every page asks now and then: all who ask within a second get one answer.
     ///
     /// # Errors
     /// If the receipts cannot be read.
-    pub async fn count(&self, chat: &str, has: impl Fn(&Positions) -> bool) -> Result<usize, Arc<ReceiptsError>> {
-        let reading = async { self.receipts.of(chat).await.map(Arc::new) };
-        let readers = self.read.try_get_with(chat.to_owned(), reading).await?;
-        Ok(readers.values().filter(|positions| has(positions)).count())
+    pub async fn count(
+        &self,
+        chat: &str,
+        message: &str,
+        needed: impl FnOnce() -> Positions,
+    ) -> Result<usize, ReceiptsError> {
+        let counting = async {
+            let reading = async { self.receipts.of(chat).await.map(Arc::new) };
+            let readers = self.read.try_get_with(chat.to_owned(), reading).await.map_err(again)?;
+            let needed = needed();
+            let has = |shown: &&Positions| {
+                needed.iter().any(|(topic, needed)| shown.get(topic).is_some_and(|offset| offset >= needed))
+            };
+            Ok::<_, ReceiptsError>(readers.values().filter(has).count())
+        };
+        let key = (chat.to_owned(), message.to_owned());
+        self.counts.try_get_with(key, counting).await.map_err(again)
     }
+}
+
+/// One error for all who waited for one answer.
+fn again(error: Arc<ReceiptsError>) -> ReceiptsError {
+    ReceiptsError(error.0.clone())
 }
 
 /// Brings positions forward, never back.

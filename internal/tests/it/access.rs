@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Parser;
-use internal::access::{Access, AccessSettings, Refusal, Role};
+use internal::access::{Access, AccessSettings, Refusal, Role, Still};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ fn a_signed_token_says_who_looks_and_at_what() {
     let ada = access.admit_token(&by_secret(&claims())).unwrap();
     assert_eq!((ada.name.as_str(), ada.role), ("Ada", Role::Reader));
     assert!(ada.may_see("c1") && !ada.may_see("c2"));
-    assert!(access.still_admits(&ada));
+    assert_eq!(access.still_admits(&ada), Still::Yes);
     let all = with(with(claims(), "chats", "*".into()), "role", "operator".into());
     let all = access.admit_token(&by_secret(&all)).unwrap();
     assert!(all.may_see("c2") && all.role == Role::Operator);
@@ -61,6 +61,8 @@ fn a_signed_token_says_who_looks_and_at_what() {
     assert_eq!(access.admit(&headers, from), Ok(ada));
     headers.insert(header::AUTHORIZATION, "Bearer made-up".parse().unwrap());
     assert_eq!(access.admit(&headers, from), Err(Refusal::BadToken), "the header counts, not the cookie beside it");
+    headers.insert(header::AUTHORIZATION, "Basic YTpi".parse().unwrap());
+    assert!(access.admit(&headers, from).is_ok(), "another scheme is somebody else's");
 }
 
 #[test]
@@ -134,6 +136,11 @@ fn a_public_key_checks_and_is_no_secret() {
         // Everybody knows the public key: what is signed with it as if it were a secret proves nothing.
         let confused = signed(&claims(), Algorithm::HS256, &EncodingKey::from_secret(public.as_bytes()));
         assert_eq!(access.admit_token(&confused), Err(Refusal::BadToken));
+        // Nor is it taken for a secret because it came without its armour.
+        let bare: String = public.lines().filter(|line| !line.starts_with('-')).collect();
+        let settings = Settings::parse_from(["test", "--auth", "token", "--auth-jwt-key", &bare]).access;
+        let refused = settings.access("127.0.0.1:1".parse().unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("public key") && !refused.contains(&bare), "{refused}");
         let (_, foreign, _) = pair(of);
         assert_eq!(access.admit_token(&signed(&claims(), algorithm, &foreign)), Err(Refusal::BadToken));
     }

@@ -63,8 +63,12 @@ impl Chats {
 
     /// The list that this viewer may see.
     pub fn frame(&self, viewer: &Viewer) -> Utf8Bytes {
-        let living = self.known.values().filter(|(shown, deleted)| !deleted && viewer.may_see(&shown.id));
-        let mut chats: Vec<ShownChat> = living.map(|(shown, _)| shown.clone()).collect();
+        let living = |(shown, deleted): &(ShownChat, bool)| (!deleted).then(|| shown.clone());
+        let mut chats: Vec<ShownChat> = match viewer.only() {
+            None => self.known.values().filter_map(living).collect(),
+            // Few of many, as a rule.
+            Some(only) => only.iter().filter_map(|chat| living(self.known.get(chat)?)).collect(),
+        };
         chats.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         ServerFrame::Chats { chats, complete: self.complete }.encode()
     }

@@ -395,6 +395,12 @@ impl Hub {
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();
         let ahead = state.ahead(chat, missed.iter().copied(), &ends);
         let resume = self.encode_token(chat, state.partition_of(chat), ends);
+        if missed.is_empty() && token.region != self.region {
+            // Nothing was missed, but the client's position is of another region: the next time it is asked, it has ours.
+            let about = About::Update { chat: chat.to_owned(), message: String::new() };
+            let update = ServerFrame::Update { chat, messages: &[], resume: Some(resume.clone()) };
+            outbox.push(Arc::new(about), update.encode());
+        }
         for (number, row) in missed.iter().enumerate() {
             let about = About::Update { chat: chat.to_owned(), message: row.id.clone() };
             // Only the last one may claim all of them.

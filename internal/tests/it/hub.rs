@@ -348,13 +348,23 @@ fn v4_a_resume_from_the_other_region_goes_by_markers() {
     assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
     let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
     assert_eq!(sent, versions(&[&behind, &local]), "what lies behind the markers, of both topics");
+    // A position of this region comes even if nothing was missed.
+    world.hub.append([(mirror.clone(), 4, Item::Marker("b/8".into()))]);
+    world.mark("a/4");
+    let last = [("chat-changes".to_owned(), position(9_100, "b/8")), ("a.chat-changes".to_owned(), position(8, "a/4"))];
+    assert_eq!(
+        world.hub.resume(world.browser, "c", &Token { positions: last.into(), ..token.clone() }),
+        Resumed::Exactly
+    );
+    let (kind, rows, own) = world.sent().pop().unwrap();
+    assert_eq!((kind.as_str(), rows.len(), own.unwrap().region.as_str()), ("update", 0, "a"));
     let with = |topic: &str, position: Option<Position>| {
         let mut other = token.clone();
         other.positions.remove(topic);
         other.positions.extend(position.map(|position| (topic.to_owned(), position)));
         world.hub.resume(world.browser, "c", &other)
     };
-    assert_eq!(with("chat-changes", Some(position(9_000, "b/8"))), Resumed::Ahead, "not mirrored yet, or long gone");
+    assert_eq!(with("chat-changes", Some(position(9_000, "b/9"))), Resumed::Ahead, "not mirrored yet, or long gone");
     assert_eq!(with("chat-changes", None), Resumed::Impossible, "a topic that the other region did not have");
     assert_eq!(with("a.chat-changes", Some(Position { offset: 7, marker: None })), Resumed::Impossible);
 }

@@ -42,15 +42,6 @@ impl Files {
     }
 }
 
-/// A client's side.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Client {
-    /// Whom to believe, beside those that the machine believes.
-    pub ca: Option<PathBuf>,
-    /// What to show to a server that asks.
-    pub identity: Option<Files>,
-}
-
 /// # Errors
 /// If the file cannot be read; it names the file.
 pub fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

@@ -78,6 +78,8 @@ pub struct Remembered {
     overlap: Duration,
     /// Rows that were read, ever.
     rows: u64,
+    /// Since when the source gives nothing, not even what is read again: that time does not count.
+    stopped: Option<Instant>,
 }
 
 /// A cursor, when the leader came to it, and how many rows it had read by then.
@@ -95,6 +97,7 @@ impl Remembered {
             cursors: VecDeque::from([Left { at: now, by_clock: Timestamp::now(), rows: 0, cursor }]),
             overlap,
             rows: 0,
+            stopped: None,
         }
     }
 
@@ -111,11 +114,12 @@ impl Remembered {
         };
         let mut cursors: VecDeque<Left> = earlier.into_iter().map(left).collect();
         cursors.push_back(Left { at: now, by_clock: Timestamp::now(), rows, cursor });
-        Self { cursors, overlap, rows }
+        Self { cursors, overlap, rows, stopped: None }
     }
 
     /// The cursors behind the present one, thinned out; the oldest is [`Self::settled`].
     pub fn earlier(&self, now: Instant) -> Vec<Earlier> {
+        let now = self.stopped.unwrap_or(now);
         let behind = self.cursors.range(..self.cursors.len().saturating_sub(1));
         let (mut earlier, mut next) = (Vec::new(), None);
         for Left { at, by_clock, rows, cursor } in behind {
@@ -144,21 +148,23 @@ impl Remembered {
         self.rows - self.cursors.front().map_or(self.rows, |left| left.rows)
     }
 
+    /// The source gives nothing since then, until [`Self::advance`].
+    pub fn stop(&mut self, since: Instant) {
+        self.stopped.get_or_insert(since);
+    }
+
     /// Moves on behind a page of `rows` rows.
     pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
+        if let Some(since) = self.stopped.take() {
+            let stood = now.saturating_duration_since(since);
+            self.cursors.iter_mut().for_each(|left| left.at += stood);
+        }
         self.rows += rows;
         if self.cursor() != Some(&cursor) {
             let (rows, cursor) = (self.rows, Some(cursor));
             self.cursors.push_back(Left { at: now, by_clock: Timestamp::now(), rows, cursor });
         }
         self.forget(now);
-    }
-
-    /// For so long nothing could be read, not even again: it does not count.
-    pub fn pause(&mut self, length: Duration) {
-        for left in &mut self.cursors {
-            left.at += length;
-        }
     }
 
     /// Forgets what was left before the overlap began.
@@ -209,8 +215,12 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut remembered = Remembered::new(Some("1".into()), OVERLAP, start);
         remembered.advance("2".into(), 1, at(50));
-        remembered.pause(Duration::from_secs(500));
-        remembered.advance("3".into(), 1, at(555));
+        remembered.stop(at(52));
+        remembered.stop(at(300));
+        // Whoever leads next must not take it for older either.
+        assert_eq!(remembered.earlier(at(500))[0].ago_ms, 52_000);
+        remembered.advance("3".into(), 1, at(552));
+        remembered.advance("4".into(), 1, at(555));
         assert_eq!(remembered.settled(), Some("1"), "55 s of reading");
         remembered.forget(at(611));
         assert_eq!(remembered.settled(), Some("2"));

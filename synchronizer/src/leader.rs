@@ -82,24 +82,14 @@ struct Place {
     waiting: Option<String>,
     /// Since when it does not answer at all.
     silent: Option<Instant>,
-    /// Since when it gives nothing, for whatever reason.
-    fails: Option<Instant>,
     markers: u64,
 }
 
 impl Place {
-    /// The source gave what it was asked for.
-    fn answered(&mut self, now: Instant) {
-        self.silent = None;
-        if let Some(since) = self.fails.take() {
-            self.remembered.pause(now.saturating_duration_since(since));
-        }
-    }
-
     /// The source did not give what it was asked for, and was `expected` to have answered.
     fn wait(&mut self, why: String, silent: bool, expected: Instant) {
         self.waiting = Some(why);
-        self.fails = self.fails.or(Some(expected));
+        self.remembered.stop(expected);
         self.silent = silent.then(|| self.silent.unwrap_or(expected));
     }
 }
@@ -120,15 +110,8 @@ impl Leader {
         if reconcile.is_none() {
             agenda.ask_and_hold("no checkpoint");
         }
-        let place = Mutex::new(Place {
-            remembered,
-            generation,
-            fresh_as_of: None,
-            waiting: None,
-            silent: None,
-            fails: None,
-            markers: 0,
-        });
+        let place =
+            Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, silent: None, markers: 0 });
         Self {
             world,
             appender,
@@ -216,7 +199,7 @@ impl Leader {
     /// Appends a page, and only then moves the cursor.
     async fn take(&self, asked: Timestamp, started: Instant, page: Page) {
         self.world.source_check.ready("answers");
-        self.place().answered(Instant::now());
+        self.place().silent = None;
         let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
             self.agenda.ask("the feed began a new generation", true);

@@ -57,12 +57,13 @@ impl OwnPostgres {
         Some(postgres)
     }
 
-    /// A replica of this one that follows it through `through` (`host:port`).
+    /// A replica of this one that follows it through `through` (`host:port`), with its data beside this one's.
     ///
     /// # Panics
     /// If it cannot be made.
     pub async fn replica(&self, through: &str) -> Self {
-        let mut replica = Self::prepare(&std::env::temp_dir()).expect("Postgres' programs");
+        let beside = self.folder.path().parent().expect("it is in a folder");
+        let mut replica = Self::prepare(beside).expect("Postgres' programs");
         let (host, port) = through.rsplit_once(':').expect("host:port");
         let copied = replica.run("pg_basebackup", |command| {
             command.args(["-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast"]);
@@ -111,8 +112,13 @@ impl OwnPostgres {
         command.arg("-D").arg(&self.data).output().expect("it runs")
     }
 
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub fn url(&self) -> Secret {
-        Secret::new(format!("postgres://postgres@127.0.0.1:{}/postgres", self.port))
+        Secret::new(format!("postgres://postgres@{}/postgres", self.address()))
     }
 
     /// Starts it with the data that it had, and waits until it answers.

@@ -65,6 +65,10 @@ impl FromRequestParts<App> for Operator {
 
 /// Who asks, and how that is decided.
 async fn session(State(app): State<App>, viewer: Viewer) -> Response {
+    told(&app, &viewer)
+}
+
+fn told(app: &App, viewer: &Viewer) -> Response {
     Json(json!({ "auth": app.access.mode(), "name": viewer.name, "role": viewer.role })).into_response()
 }
 
@@ -87,7 +91,7 @@ async fn sign_in(
     }
     let viewer = app.access.admit_token(&token)?;
     let jar = CookieJar::new().add(cookie(token, &app, &headers));
-    Ok((jar, Json(json!({ "auth": app.access.mode(), "name": viewer.name, "role": viewer.role }))).into_response())
+    Ok((jar, told(&app, &viewer)).into_response())
 }
 
 async fn sign_out(State(app): State<App>, headers: HeaderMap) -> Response {

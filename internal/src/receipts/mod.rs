@@ -42,8 +42,8 @@ const MAX_WAITING: usize = 100_000;
 /// The receipts as one pod takes and gives them.
 pub struct Acknowledged {
     receipts: Arc<dyn Receipts>,
-    /// By chat.
-    waiting: Mutex<HashMap<String, Readers>>,
+    /// By chat and reader.
+    waiting: Mutex<HashMap<(String, String), Positions>>,
     read: Cache<String, Arc<Readers>>,
     /// By chat and message.
     counts: Cache<(String, String), usize>,
@@ -59,11 +59,10 @@ impl Acknowledged {
     /// A reader was shown everything of a chat below these positions.
     pub fn take_note(&self, chat: &str, reader: &str, positions: &Positions) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.values().map(HashMap::len).sum::<usize>() >= MAX_WAITING {
+        if waiting.len() >= MAX_WAITING {
             return;
         }
-        let known = waiting.entry(chat.to_owned()).or_default().entry(reader.to_owned()).or_default();
-        further(known, positions);
+        further(waiting.entry((chat.to_owned(), reader.to_owned())).or_default(), positions);
         metrics::counter!("chat_sync_receipts_total").increment(1);
     }
 
@@ -77,7 +76,11 @@ impl Acknowledged {
 
     async fn write_what_waits(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        for (chat, shown) in waiting {
+        let mut by_chat: HashMap<String, Readers> = HashMap::new();
+        for ((chat, reader), positions) in waiting {
+            by_chat.entry(chat).or_default().insert(reader, positions);
+        }
+        for (chat, shown) in by_chat {
             if let Err(error) = self.receipts.put(&chat, &shown).await {
                 // Not kept for another try: every page repeats its own within a minute.
                 tracing::debug!(%error, "receipts are lost until they are repeated");

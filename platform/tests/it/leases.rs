@@ -2,23 +2,15 @@
 
 use std::time::Duration;
 
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use platform::eventually;
 use platform::leadership::{Leadership, Lease, LeaseSettings, Role};
 use platform::lifecycle::Stop;
-use platform::testing::{server, unique_suffix};
+use platform::testing::OwnLease;
 use tokio::task::JoinHandle;
 
 type Leases = Api<k8s_openapi::api::coordination::v1::Lease>;
-
-async fn client() -> Option<Client> {
-    let path = server("CHAT_SYNC_TEST_KUBECONFIG")?;
-    let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Some(Client::try_from(config).unwrap())
-}
 
 struct Candidate {
     leadership: Leadership,
@@ -44,17 +36,13 @@ fn candidate(client: &Client, name: &str, holder: &str) -> Candidate {
     Candidate { leadership, identity, stop, task }
 }
 
-fn name() -> String {
-    format!("lease{}", unique_suffix())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_leads_the_other_knows_who_and_takes_over_when_it_stops() {
-    let Some(client) = client().await else { return };
-    let name = name();
-    let mut first = candidate(&client, &name, "pod-a");
+    let Some(own) = OwnLease::new() else { return };
+    let (client, name) = (own.client().await, &own.name);
+    let mut first = candidate(&client, name, "pod-a");
     first.leadership.elected().await;
-    let mut second = candidate(&client, &name, "pod-b");
+    let mut second = candidate(&client, name, "pod-b");
     let holder = Some(first.identity.clone());
     eventually!(second.leadership.role() == Role::Standby { holder: holder.clone() }, "the second knows who leads");
     first.stop.cancel();
@@ -67,11 +55,11 @@ async fn one_leads_the_other_knows_who_and_takes_over_when_it_stops() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_vanishes_is_replaced_when_its_lease_ends() {
-    let Some(client) = client().await else { return };
-    let name = name();
-    let mut first = candidate(&client, &name, "pod-a");
+    let Some(own) = OwnLease::new() else { return };
+    let (client, name) = (own.client().await, &own.name);
+    let mut first = candidate(&client, name, "pod-a");
     first.leadership.elected().await;
-    let mut second = candidate(&client, &name, "pod-a");
+    let mut second = candidate(&client, name, "pod-a");
     assert_ne!(first.identity, second.identity, "the same pod, another incarnation");
     first.task.abort();
     second.leadership.elected().await;
@@ -79,9 +67,9 @@ async fn a_leader_that_vanishes_is_replaced_when_its_lease_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_names_another_ends_leadership() {
-    let Some(client) = client().await else { return };
-    let name = name();
-    let mut first = candidate(&client, &name, "pod-a");
+    let Some(own) = OwnLease::new() else { return };
+    let (client, name) = (own.client().await, &own.name);
+    let mut first = candidate(&client, name, "pod-a");
     first.leadership.elected().await;
     let leases: Leases = Api::namespaced(client.clone(), "default");
     let usurped = serde_json::json!({ "spec": {
@@ -89,7 +77,7 @@ async fn a_lease_that_names_another_ends_leadership() {
         "leaseDurationSeconds": 3600,
         "renewTime": chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
     }});
-    leases.patch(&name, &PatchParams::default(), &Patch::Merge(&usurped)).await.unwrap();
+    leases.patch(name, &PatchParams::default(), &Patch::Merge(&usurped)).await.unwrap();
     first.leadership.lost().await;
     // A renewal that was under way may have met the new lease; either way it is not ours any more.
     eventually!(
@@ -98,27 +86,27 @@ async fn a_lease_that_names_another_ends_leadership() {
     );
     first.stop.cancel();
     first.task.await.unwrap().unwrap();
-    let lease = leases.get(&name).await.unwrap();
+    let lease = leases.get(name).await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("usurper"), "what is not ours is not let go");
 }
 
 /// Not by the times that the rival writes: its clock may be wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rival_keeps_its_lease_as_long_as_it_renews_it() {
-    let Some(client) = client().await else { return };
-    let name = name();
+    let Some(own) = OwnLease::new() else { return };
+    let (client, name) = (own.client().await, &own.name);
     let leases: Leases = Api::namespaced(client.clone(), "default");
     let rivals = serde_json::from_value(serde_json::json!({
         "metadata": { "name": name },
         "spec": { "holderIdentity": "rival", "leaseDurationSeconds": 1, "leaseTransitions": 0 },
     }));
     leases.create(&Default::default(), &rivals.unwrap()).await.unwrap();
-    let mut candidate = candidate(&client, &name, "pod-a");
+    let mut candidate = candidate(&client, name, "pod-a");
     let renewals = async {
         // For three times its duration.
         for second in 10..40 {
             let renewed = serde_json::json!({ "spec": { "renewTime": format!("2020-01-01T00:00:{second}.000000Z") } });
-            leases.patch(&name, &PatchParams::default(), &Patch::Merge(&renewed)).await.unwrap();
+            leases.patch(name, &PatchParams::default(), &Patch::Merge(&renewed)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -127,6 +115,6 @@ async fn a_rival_keeps_its_lease_as_long_as_it_renews_it() {
         () = renewals => {}
     }
     candidate.leadership.elected().await;
-    let lease = leases.get(&name).await.unwrap().spec.unwrap();
+    let lease = leases.get(name).await.unwrap().spec.unwrap();
     assert_eq!((lease.holder_identity, lease.lease_transitions), (Some(candidate.identity.clone()), Some(1)));
 }

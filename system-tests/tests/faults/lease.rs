@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, PostParams};
 use platform::eventually;
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::Stop;
-use platform::testing::{server, unique_suffix};
+use platform::testing::OwnLease;
 use serde_json::json;
 
 use crate::table::Row;
@@ -21,9 +21,9 @@ type ApiLease = k8s_openapi::api::coordination::v1::Lease;
 
 /// Both start at once on a lease that has ended; how long both believed to lead.
 async fn trial(client: kube::Client) -> Duration {
-    let name = format!("candidates{}", unique_suffix());
+    let Some(own) = OwnLease::new() else { return Duration::ZERO };
     let expired: ApiLease = serde_json::from_value(json!({
-        "metadata": { "name": name },
+        "metadata": { "name": own.name },
         "spec": {
             "holderIdentity": "somebody before", "leaseDurationSeconds": 1, "leaseTransitions": 0,
             "acquireTime": "2026-01-01T00:00:00.000000Z", "renewTime": "2026-01-01T00:00:00.000000Z",
@@ -38,7 +38,7 @@ async fn trial(client: kube::Client) -> Duration {
         .map(|holder| {
             let settings = LeaseSettings {
                 namespace: "default".into(),
-                name: name.clone(),
+                name: own.name.clone(),
                 holder: holder.into(),
                 ttl: Duration::from_secs(3),
                 renew_every: Duration::from_secs(1),
@@ -64,23 +64,7 @@ async fn trial(client: kube::Client) -> Duration {
     eventually!(leading() == 1, "one leads in the end");
     stop.cancel();
     join_all(tasks).await;
-    forget(client, &name).await;
     both
-}
-
-/// The cluster may be somebody's own.
-pub async fn forget(client: kube::Client, name: &str) {
-    let api: Api<ApiLease> = Api::namespaced(client, "default");
-    let _ = api.delete(name, &DeleteParams::default()).await;
-}
-
-/// # Panics
-/// If the file is no kubeconfig.
-pub async fn client(kubeconfig: &str) -> kube::Client {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
-    kube::Client::try_from(config).expect("a client")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,8 +76,8 @@ async fn l2_two_candidates_see_one_expired_lease() {
             promise: "L2, R3",
             expected: "trials in which both believed to lead: 0",
         };
-        let Some(kubeconfig) = server("CHAT_SYNC_TEST_KUBECONFIG") else { return row.not_run("no Kubernetes API") };
-        let client = client(&kubeconfig).await;
+        let Some(own) = OwnLease::new() else { return row.not_run("no Kubernetes API") };
+        let client = own.client().await;
         let mut both = Vec::new();
         for _ in 0..TRIALS / ABREAST {
             both.extend(join_all((0..ABREAST).map(|_| trial(client.clone()))).await);

@@ -9,6 +9,7 @@ mod pods;
 mod poison;
 mod redis;
 mod servers;
+mod small_disk;
 mod table;
 mod the_log;
 mod trial;

@@ -17,10 +17,12 @@ use system_tests::own_kafka::OwnKafka;
 use system_tests::own_postgres::OwnPostgres;
 use system_tests::pipeline::{Options, host_and_port};
 use system_tests::proxy::{Fault, Proxy};
+use tempfile::TempDir;
 
 use crate::leaders::wrong_clock_library;
 use crate::poison::poison;
 use crate::servers::read_only;
+use crate::small_disk::SmallDisk;
 use crate::table::{Row, long};
 use crate::trial::{Setup, Trial, alone};
 
@@ -37,10 +39,16 @@ enum Harm {
     CutPostgres,
     LockATable,
     ReadOnlyPostgres,
+    FillTheDisk,
+    /// An older copy takes its place.
+    RestorePostgres,
+    /// A replica that lacks the last commits takes its place.
+    PromoteReplica,
     KillKafka,
     StallKafka,
     ResetKafka,
     SpoilTheSource,
+    LateRows,
     StopApi,
     StopEtcd,
     Poison,
@@ -73,10 +81,14 @@ const HARMS: &[Harm] = &[
     Harm::CutPostgres,
     Harm::LockATable,
     Harm::ReadOnlyPostgres,
+    Harm::FillTheDisk,
+    Harm::RestorePostgres,
+    Harm::PromoteReplica,
     Harm::KillKafka,
     Harm::StallKafka,
     Harm::ResetKafka,
     Harm::SpoilTheSource,
+    Harm::LateRows,
     Harm::StopApi,
     Harm::StopEtcd,
     Harm::Poison,
@@ -89,9 +101,15 @@ impl Harm {
             Self::KillWriter(number) | Self::FreezeWriter(number) => Target::Writer(number),
             Self::KillInternal => Target::Internal,
             Self::CutRedis => Target::Redis,
-            Self::KillPostgres | Self::CutPostgres | Self::LockATable | Self::ReadOnlyPostgres => Target::Postgres,
+            Self::KillPostgres
+            | Self::CutPostgres
+            | Self::LockATable
+            | Self::ReadOnlyPostgres
+            | Self::FillTheDisk
+            | Self::RestorePostgres
+            | Self::PromoteReplica => Target::Postgres,
             Self::KillKafka | Self::StallKafka | Self::ResetKafka | Self::Poison => Target::Kafka,
-            Self::SpoilTheSource => Target::Source,
+            Self::SpoilTheSource | Self::LateRows => Target::Source,
             Self::StopApi | Self::StopEtcd => Target::Api,
         }
     }
@@ -104,12 +122,16 @@ struct Done {
     leader: usize,
     /// The session that holds a lock.
     holds: Option<PgConnection>,
+    /// The older copy.
+    copy: Option<TempDir>,
+    replica: Option<OwnPostgres>,
 }
 
 /// The servers that are harmed.
 struct Servers {
     kafka: OwnKafka,
     to_kafka: Proxy,
+    disk: SmallDisk,
     postgres: OwnPostgres,
     to_postgres: Proxy,
     to_redis: Proxy,
@@ -122,11 +144,12 @@ impl Servers {
     async fn start() -> Option<Self> {
         let redis = server("CHAT_SYNC_TEST_REDIS")?;
         let (kafka, to_kafka) = OwnKafka::with_a_proxy().await?;
-        let postgres = OwnPostgres::start().await?;
+        let disk = SmallDisk::mount("2g")?;
+        let postgres = OwnPostgres::start_in(disk.path()).await?;
         let to_postgres = Proxy::to(host_and_port(postgres.url().expose())).await;
         let to_redis = Proxy::to(host_and_port(&redis)).await;
         let api = OwnApi::start().await?;
-        Some(Self { kafka, to_kafka, postgres, to_postgres, to_redis, api, poisoned: Vec::new() })
+        Some(Self { kafka, to_kafka, disk, postgres, to_postgres, to_redis, api, poisoned: Vec::new() })
     }
 
     fn options(&self) -> Options {
@@ -145,7 +168,7 @@ impl Servers {
     }
 
     async fn harm(&mut self, trial: &mut Trial, harm: Harm, lasts: Duration) -> Done {
-        let mut done = Done { harm, leader: 0, holds: None };
+        let mut done = Done { harm, leader: 0, holds: None, copy: None, replica: None };
         match harm {
             Harm::KillLeader | Harm::EndLeader | Harm::FreezeLeader => {
                 done.leader = trial.leader().await;
@@ -169,6 +192,12 @@ impl Servers {
                 done.holds = Some(session);
             }
             Harm::ReadOnlyPostgres => read_only(&mut self.session().await, "on").await,
+            Harm::FillTheDisk => self.disk.fill(),
+            Harm::RestorePostgres => done.copy = Some(self.postgres.back_up()),
+            Harm::PromoteReplica => {
+                let link = Proxy::to(&self.postgres.address()).await;
+                done.replica = Some(self.postgres.replica(&link.address).await);
+            }
             Harm::KillKafka => self.kafka.kill(),
             Harm::StallKafka => self.to_kafka.misbehave(Fault::Stall),
             Harm::ResetKafka => self.to_kafka.reset(),
@@ -176,6 +205,11 @@ impl Servers {
                 let often = json!({ "rate": 0.3, "seconds": lasts.as_secs_f64() });
                 let spoiled = json!({ "server_error": often, "cut_body": often, "duplicates": often });
                 trial.vendor().misbehave(spoiled).await;
+            }
+            Harm::LateRows => {
+                // As late as the time that is read again covers, with the fault itself in it.
+                let late = json!({ "rate": 0.1, "delay": 5.0 * lasts.as_secs_f64(), "seconds": lasts.as_secs_f64() });
+                trial.vendor().misbehave(json!({ "late_rows": late })).await;
             }
             Harm::StopApi => self.api.stop("apiserver").await,
             Harm::StopEtcd => self.api.stop("etcd").await,
@@ -212,13 +246,33 @@ impl Servers {
             Harm::KillPostgres => self.postgres.start_again().await,
             Harm::LockATable => drop(done.holds),
             Harm::ReadOnlyPostgres => read_only(&mut self.session().await, "off").await,
+            Harm::FillTheDisk => {
+                self.disk.free();
+                // A Postgres that cannot write its log ends itself.
+                self.postgres.start_if_ended().await;
+            }
+            Harm::RestorePostgres => {
+                self.postgres.kill().await;
+                self.postgres.restore(&done.copy.expect("it was made"));
+                self.postgres.start_again().await;
+            }
+            Harm::PromoteReplica => self.promote(done.replica.expect("it was made"), trial).await,
             Harm::KillKafka => self.kafka.start_again().await,
             Harm::StallKafka => self.to_kafka.misbehave(Fault::None),
             // They end by themselves.
-            Harm::ResetKafka | Harm::SpoilTheSource | Harm::Poison => {}
+            Harm::ResetKafka | Harm::SpoilTheSource | Harm::LateRows | Harm::Poison => {}
             Harm::StopApi => self.api.start_again("apiserver").await,
             Harm::StopEtcd => self.api.start_again("etcd").await,
         }
+    }
+
+    /// What the primary was given since the replica was made is lost.
+    async fn promote(&mut self, replica: OwnPostgres, trial: &mut Trial) {
+        self.postgres.kill().await;
+        replica.promote();
+        self.to_postgres.redirect(&replica.address());
+        trial.moves_to(&replica.url()).await;
+        self.postgres = replica;
     }
 }
 
@@ -248,8 +302,9 @@ async fn everything_at_random() {
     alone(async {
         let row = Row {
             number: "17",
-            fault: "leaders, writers, internal, Kafka, Postgres, Redis, the source, the API and etcd harmed at random, up \
-                to two at once, poison among it, one clock 20 s ahead, for 10 min (a minute in the short run)",
+            fault: "leaders, writers, internal, Kafka, Postgres (also restored, promoted, its disk full), Redis, the \
+                source, the API and etcd harmed at random, up to two at once, poison and late rows among it, one \
+                clock 20 s ahead, for 10 min (a minute in the short run)",
             promise: "L1, L2, W1-W4, V3",
             expected: "the checker finds nothing",
         };

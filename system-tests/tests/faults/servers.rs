@@ -1,6 +1,5 @@
 //! Postgres and Kafka are killed, stopped, go back in time, fill up, and answer badly.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use platform::config::Secret;
@@ -11,6 +10,7 @@ use system_tests::own_postgres::OwnPostgres;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::proxy::{Fault, Proxy};
 
+use crate::small_disk::SmallDisk;
 use crate::table::{Row, long};
 use crate::trial::{RATE, Setup, Trial, alone, now_ms};
 
@@ -116,7 +116,7 @@ async fn w3_an_asynchronous_replica_is_promoted_after_lost_commits() {
             expected: "the writer goes to the new primary by itself; stale rows after catching up: 0",
         };
         let Some(mut primary) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
-        let link = Proxy::to(&format!("127.0.0.1:{}", primary.port)).await;
+        let link = Proxy::to(&primary.address()).await;
         let replica = primary.replica(&link.address).await;
         // The list that the services are given; the replica comes first, and is not taken before it can be written to.
         let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", replica.port, primary.port);
@@ -238,24 +238,6 @@ async fn w4_a_table_is_locked_for_a_while() {
     .await;
 }
 
-/// A small file system in memory, for the time of a test.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(folder.path()).output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w4_the_disk_is_full_and_freed() {
     alone(async {
@@ -265,19 +247,16 @@ async fn w4_the_disk_is_full_and_freed() {
             promise: "W4",
             expected: PUSHES_GO_ON,
         };
-        let Some(disk) = SmallDisk::mount() else { return row.not_run("a tmpfs cannot be mounted here") };
-        let Some(mut postgres) = OwnPostgres::start_in(disk.0.path()).await else {
+        let Some(disk) = SmallDisk::mount("160m") else { return row.not_run("a tmpfs cannot be mounted here") };
+        let Some(mut postgres) = OwnPostgres::start_in(disk.path()).await else {
             return row.not_run("no Postgres programs");
         };
         pushes_go_on(row, Setup { options: on(&postgres), ..Setup::default() }, async |trial| {
-            let ballast = disk.0.path().join("ballast");
-            let filled =
-                Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", ballast.display())).output();
-            assert!(!filled.expect("dd").status.success(), "the disk is full");
+            disk.fill();
             let writer = trial.pipeline.writer_address.clone();
             eventually!(crate::trial::check(&writer, "store").await.0 == 503, "the writer says that it waits");
             let faulty = push_latency(trial, CLEAN).await;
-            std::fs::remove_file(ballast).expect("freed");
+            disk.free();
             // A Postgres that cannot write its log ends itself.
             postgres.start_if_ended().await;
             faulty

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use platform::config::Secret;
 use platform::eventually;
-use platform::testing::{server, unique_suffix};
+use platform::testing::{OwnLease, server};
 use serde_json::Value;
 use system_tests::checker::{Checker, Verdict};
 use system_tests::flow::Flow;
@@ -15,7 +15,6 @@ use system_tests::reader::Reader;
 use system_tests::vendor::Vendor;
 use tokio::sync::Mutex;
 
-use crate::lease::{client, forget};
 use crate::table::long;
 
 pub const CHATS: usize = 6;
@@ -80,18 +79,16 @@ pub struct Trial {
     pub chats: Vec<String>,
     pub checker: Checker,
     flow: Option<Flow>,
-    /// The kubeconfig and the lease's name.
-    lease: Option<(String, String)>,
+    /// Deleted when nobody can renew it any more: after the processes.
+    _lease: Option<OwnLease>,
 }
 
 impl Trial {
     /// Everything is up, people write and watch; `None`, said loudly, without the servers.
     pub async fn begin(setup: Setup) -> Option<Self> {
         let Setup { mut options, kubeconfig, standbys, writers, pods, first, second } = setup;
-        let elected = kubeconfig.map(|kubeconfig| (kubeconfig, format!("synchronizer{}", unique_suffix())));
-        let lease: Vec<(&str, String)> = elected
-            .clone()
-            .map_or(Vec::new(), |(kubeconfig, name)| vec![("KUBECONFIG", kubeconfig), ("CHAT_SYNC_LEASE", name)]);
+        let elected = kubeconfig.map(OwnLease::at);
+        let lease = elected.as_ref().map_or(Vec::new(), OwnLease::variables);
         options.synchronizer.extend(lease.clone());
         options.synchronizer.extend(first);
         let pipeline = Pipeline::start(options).await?;
@@ -108,7 +105,7 @@ impl Trial {
             chats: Vec::new(),
             pipeline,
             flow: None,
-            lease: elected,
+            _lease: elected,
         };
         for number in 0..standbys {
             let address = format!("127.0.0.1:{}", free_port());
@@ -182,18 +179,7 @@ impl Trial {
     /// Nobody writes any more, everything comes through, and all of it is checked.
     pub async fn end(mut self, poison: &[&str]) -> Verdict {
         self.stop_writing().await;
-        let verdict = self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await;
-        self.forget_lease().await;
-        verdict
-    }
-
-    async fn forget_lease(&mut self) {
-        for (process, _) in self.synchronizers() {
-            process.kill();
-        }
-        if let Some((kubeconfig, name)) = &self.lease {
-            forget(client(kubeconfig).await, name).await;
-        }
+        self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await
     }
 
     /// Nobody writes any more; how many changes there were.

@@ -14,20 +14,13 @@ use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::leadership::{Lease, LeaseSettings};
 use platform::lifecycle::Stop;
-use platform::testing::{server, unique_suffix};
+use platform::testing::{OwnLease, server, unique_suffix};
 use serde_json::{Value, json};
 use synchronizer::checkpoint::Checkpoint;
 use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
-
-fn lease() -> Option<Vec<(&'static str, String)>> {
-    Some(vec![
-        ("KUBECONFIG", server("CHAT_SYNC_TEST_KUBECONFIG")?),
-        ("CHAT_SYNC_LEASE", format!("synchronizer{}", unique_suffix())),
-    ])
-}
 
 async fn role(address: &str) -> Option<String> {
     let ready: Value = system_tests::http::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
@@ -44,17 +37,19 @@ struct World {
     second_address: String,
     reader: Reader,
     chat: String,
+    /// Deleted when nobody can renew it any more: after the processes.
+    _lease: OwnLease,
 }
 
 /// The pipeline's own synchronizer leads; the second stands by.
 async fn world() -> Option<World> {
-    let lease = lease()?;
-    let options = Options { synchronizer: lease.clone(), ..Options::default() };
+    let lease = OwnLease::new()?;
+    let options = Options { synchronizer: lease.variables(), ..Options::default() };
     let pipeline = Pipeline::start(options).await?;
     pipeline.ready().await;
     eventually!(leads(&pipeline.synchronizer_address).await, "the first leads");
     let second_address = format!("127.0.0.1:{}", free_port());
-    let second = pipeline.another_synchronizer(&second_address, lease);
+    let second = pipeline.another_synchronizer(&second_address, lease.variables());
     ready(&second_address).await;
     eventually!(
         role(&second_address).await.is_some_and(|role| role.starts_with("standby of synchronizer-")),
@@ -62,7 +57,7 @@ async fn world() -> Option<World> {
     );
     let chat = pipeline.vendor().create_chat("Handover").await;
     let reader = Reader::watch(&pipeline.internal_address);
-    Some(World { pipeline, second, second_address, reader, chat })
+    Some(World { pipeline, second, second_address, reader, chat, _lease: lease })
 }
 
 impl World {
@@ -132,37 +127,66 @@ async fn checkpoint(pipeline: &Pipeline) -> Option<Checkpoint> {
     serde_json::from_slice(&last.last()?.value).ok()
 }
 
+/// The manifest's.
 const NAMESPACE: &str = "chat-sync-a";
 
 fn kubectl(tool: &str, kubeconfig: &str, arguments: &[&str]) -> String {
     let folder = Command::new(tool).arg("bin").output().expect("the tool");
     let kubectl = Path::new(String::from_utf8_lossy(&folder.stdout).trim()).join("kubectl");
     let output = Command::new(kubectl).env("KUBECONFIG", kubeconfig).args(arguments).output().expect("kubectl");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() || error.contains("AlreadyExists"), "{arguments:?}: {error}");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
 }
 
-/// As the pods of `deployment/` are, by its own manifest.
-async fn as_the_service_account() -> Option<Client> {
-    let (tool, kubeconfig) = (server("CHAT_SYNC_TEST_KUBERNETES_NODE")?, server("CHAT_SYNC_TEST_KUBECONFIG")?);
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployment/20-region-a/40-synchronizer.yaml");
-    kubectl(&tool, &kubeconfig, &["create", "namespace", NAMESPACE]);
-    kubectl(&tool, &kubeconfig, &["apply", "-f", &manifest.display().to_string()]);
-    let token = kubectl(&tool, &kubeconfig, &["create", "token", "synchronizer", "-n", NAMESPACE]);
-    let mut kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
+/// As the pods of `deployment/` are, by its own manifest, in a namespace of the test's own: the cluster may be
+/// somebody's, and hold a chat-sync.
+struct Account {
+    tool: String,
+    kubeconfig: String,
+    namespace: String,
+}
+
+impl Account {
+    fn new() -> Option<Self> {
+        let (tool, kubeconfig) = (server("CHAT_SYNC_TEST_KUBERNETES_NODE")?, server("CHAT_SYNC_TEST_KUBECONFIG")?);
+        let account = Self { tool, kubeconfig, namespace: format!("test{}", unique_suffix()) };
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployment/20-region-a/40-synchronizer.yaml");
+        let whole = std::fs::read_to_string(manifest).expect("the manifest");
+        assert!(whole.contains(NAMESPACE), "the manifest's namespace");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, whole.replace(NAMESPACE, &account.namespace)).expect("the manifest");
+        account.kubectl(&["create", "namespace", &account.namespace]);
+        account.kubectl(&["apply", "-f", &file.path().display().to_string()]);
+        Some(account)
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&self.tool, &self.kubeconfig, arguments)
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
+    }
+}
+
+async fn as_the_service_account(account: &Account) -> Client {
+    let token = account.kubectl(&["create", "token", "synchronizer", "-n", &account.namespace]);
+    let mut kubeconfig = Kubeconfig::read_from(&account.kubeconfig).expect("the kubeconfig");
     for user in &mut kubeconfig.auth_infos {
         user.auth_info = Some(serde_json::from_value(json!({ "token": token })).expect("a token"));
     }
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client's");
-    Some(Client::try_from(config).expect("a client"))
+    Client::try_from(config).expect("a client")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_account_can_do_what_it_needs_and_nothing_else() {
-    let Some(client) = as_the_service_account().await else { return };
+    let Some(account) = Account::new() else { return };
+    let client = as_the_service_account(&account).await;
     let settings = LeaseSettings {
-        namespace: NAMESPACE.into(),
+        namespace: account.namespace.clone(),
         name: "synchronizer".into(),
         holder: "pod".into(),
         ttl: Duration::from_secs(3),
@@ -202,20 +226,22 @@ async fn the_service_account_can_do_what_it_needs_and_nothing_else() {
         ("impersonate", "", "users", "admin"),
     ];
     for (verb, group, resource, name) in refused {
-        assert!(!may(&client, verb, group, resource, name).await, "{verb} {group} {resource} {name}");
+        assert!(!account.may(&client, verb, group, resource, name).await, "{verb} {group} {resource} {name}");
     }
     for verb in ["get", "patch", "create"] {
-        assert!(may(&client, verb, "coordination.k8s.io", "leases", "synchronizer").await, "{verb}");
+        assert!(account.may(&client, verb, "coordination.k8s.io", "leases", "synchronizer").await, "{verb}");
     }
 }
 
-/// Whether the API's own authorizer lets it.
-async fn may(client: &Client, verb: &str, group: &str, resource: &str, name: &str) -> bool {
-    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    let review: SelfSubjectAccessReview = serde_json::from_value(json!({ "spec": { "resourceAttributes": {
-        "namespace": NAMESPACE, "verb": verb, "group": group, "resource": resource, "subresource": subresource, "name": name,
-    } } }))
-    .expect("a review");
-    let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.expect("an answer");
-    answer.status.is_some_and(|status| status.allowed)
+impl Account {
+    /// Whether the API's own authorizer lets it.
+    async fn may(&self, client: &Client, verb: &str, group: &str, resource: &str, name: &str) -> bool {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let review: SelfSubjectAccessReview = serde_json::from_value(json!({ "spec": { "resourceAttributes": {
+            "namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": subresource, "name": name,
+        } } }))
+        .expect("a review");
+        let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.expect("an answer");
+        answer.status.is_some_and(|status| status.allowed)
+    }
 }

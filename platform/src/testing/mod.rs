@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+pub use lease::OwnLease;
+
+mod lease;
+
 /// How long [`eventually!`](crate::eventually) waits: long enough for a slow, loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -103,6 +103,7 @@ impl Config {
             load: 50,
             gate_ttl: Duration::from_secs(24 * 3600),
             gate_deadline: Duration::from_millis(20),
+            quantum: internal::hub::QUANTUM,
             operator_token: self.operator_token.clone(),
         }
     }

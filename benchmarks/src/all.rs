@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use crate::figures::Table;
-use crate::{fan_out, gate, ingest, latency, whole, writing};
+use crate::{crowd, fan_out, flood, gate, ingest, latency, pods, whole, writing};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Only these: writer, gate, fan_out, latency, ingest, whole.
+    /// Only these: writer, gate, fan_out, crowd, pods, flood, latency, ingest, whole.
     only: Vec<String>,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/benchmarks.json")]
@@ -16,7 +16,7 @@ pub struct Args {
 
 /// No benchmark, but what `fan_out` starts to measure next to.
 pub const RAW_SEND: &str = "raw-send";
-const NAMES: [&str; 6] = ["writer", "gate", "fan_out", "latency", "ingest", "whole"];
+const NAMES: [&str; 9] = ["writer", "gate", "fan_out", "crowd", "pods", "flood", "latency", "ingest", "whole"];
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.only == [RAW_SEND] {
@@ -35,6 +35,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             "writer" => writing::run().await?,
             "gate" => gate::run().await?,
             "fan_out" => fan_out::run().await?,
+            "crowd" => crowd::run().await?,
+            "pods" => pods::run().await?,
+            "flood" => flood::run().await?,
             "latency" => latency::run().await?,
             "ingest" => ingest::run().await?,
             _ => whole::run().await?,

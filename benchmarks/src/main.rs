@@ -2,14 +2,18 @@
 //! too, ratios say more than figures. `cargo xtask bench` starts the servers and runs this.
 
 mod all;
+mod crowd;
 mod fan_out;
 mod figures;
+mod flood;
 mod gate;
 mod ingest;
 mod latency;
 mod plain;
+mod pods;
 mod rows;
 mod stores;
+mod straight;
 mod whole;
 mod writing;
 

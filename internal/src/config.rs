@@ -13,6 +13,7 @@ use platform::tls::Files;
 
 use crate::access::origins::{Origin, Origins};
 use crate::access::{Access, AccessSettings, Mode};
+use crate::hub::QUANTUM;
 use crate::postgres_copy::PostgresCopy;
 use crate::receipts::redis::RedisReceipts;
 use crate::redis_gate::RedisGate;
@@ -76,6 +77,9 @@ pub struct Settings {
     /// How many messages a load brings.
     #[arg(long, env = "CHAT_SYNC_LOAD", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub load: u32,
+    /// How many bytes of one chat's messages are pushed before the other chats have their turn.
+    #[arg(long, env = "CHAT_SYNC_QUANTUM", default_value_t = QUANTUM, value_parser = clap::value_parser!(u64).range(1..))]
+    pub quantum: u64,
     /// How long the gate keeps the newest row of a message.
     #[arg(long, env = "CHAT_SYNC_GATE_TTL", default_value = "24h", value_parser = duration)]
     pub gate_ttl: Duration,

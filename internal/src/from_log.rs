@@ -196,7 +196,8 @@ impl FromLog {
                 earlier.push(row.clone());
             }
             if let (Item::Message(row), true) = (&item, live) {
-                updates.push(Update { at: record.at.clone(), offset: record.offset, row: row.clone(), answer: "" });
+                let (at, offset) = (record.at.clone(), record.offset);
+                updates.push(Update { at, offset, row: row.clone(), early: false, answer: "" });
             }
             positions.insert(record.at.clone(), record.offset + 1);
             items.push((record.at, record.offset, item));
@@ -272,7 +273,7 @@ impl FromLog {
             metrics::counter!("chat_sync_gate_answers_total", "answer" => answer.name()).increment(1);
             match answer {
                 Answer::Newer | Answer::Equal => {}
-                Answer::Older(stored) => update.row = *stored,
+                Answer::Older(stored) => update.replace(*stored),
                 Answer::Absent => {
                     if self.may_be_forgotten(&update.row) {
                         forgotten.push((update.row.chat_id.clone(), update.row.id.clone()));
@@ -299,7 +300,7 @@ impl FromLog {
         for update in updates {
             let key = (update.row.chat_id.clone(), update.row.id.clone());
             if let Some(row) = stored.get(&key).filter(|row| row.version > update.row.version) {
-                update.row = row.clone();
+                update.replace(row.clone());
             }
         }
     }

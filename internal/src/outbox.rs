@@ -28,7 +28,7 @@ pub struct Outbox {
     wake: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Waiting {
     /// In order; `None` where a later one took its place.
     frames: Vec<Option<Utf8Bytes>>,
@@ -46,28 +46,15 @@ impl Outbox {
     /// Adds a frame at the end. An earlier one about the same is taken away, not replaced in its place: its
     /// resume position holds for everything before it only.
     pub fn push(&self, about: Arc<About>, frame: Utf8Bytes) {
+        self.push_all([(about, frame)]);
+    }
+
+    /// The same for several, in order, with one wake-up.
+    pub fn push_all(&self, frames: impl IntoIterator<Item = (Arc<About>, Utf8Bytes)>) {
         let mut waiting = self.lock();
-        if waiting.bytes + frame.len() > MAX_BYTES {
-            // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
-            waiting.drop_updates();
-            // Whoever asks for what is not there and reads no answer gets none.
-            if matches!(&*about, About::Error { .. }) && waiting.bytes + frame.len() > MAX_BYTES {
-                return;
-            }
+        for (about, frame) in frames {
+            waiting.push(about, frame);
         }
-        match &*about {
-            About::Update { chat, .. } if waiting.stale.contains(chat) => {
-                drop(waiting);
-                self.wake.notify_one();
-                return;
-            }
-            About::Load { chat } => {
-                waiting.stale.remove(chat);
-                waiting.reload.remove(chat);
-            }
-            _ => {}
-        }
-        waiting.add(about, frame);
         drop(waiting);
         self.wake.notify_one();
     }
@@ -101,6 +88,12 @@ impl Outbox {
         (frames, std::mem::take(&mut waiting.reload))
     }
 
+    /// The same again, of its own.
+    #[cfg(test)]
+    pub fn fork(&self) -> Self {
+        Self { waiting: Mutex::new(self.lock().clone()), wake: Notify::new() }
+    }
+
     fn has_something(&self) -> bool {
         let waiting = self.lock();
         !waiting.places.is_empty() || !waiting.reload.is_empty()
@@ -112,6 +105,26 @@ impl Outbox {
 }
 
 impl Waiting {
+    fn push(&mut self, about: Arc<About>, frame: Utf8Bytes) {
+        if self.bytes + frame.len() > MAX_BYTES {
+            // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
+            self.drop_updates();
+            // Whoever asks for what is not there and reads no answer gets none.
+            if matches!(&*about, About::Error { .. }) && self.bytes + frame.len() > MAX_BYTES {
+                return;
+            }
+        }
+        match &*about {
+            About::Update { chat, .. } if self.stale.contains(chat) => return,
+            About::Load { chat } => {
+                self.stale.remove(chat);
+                self.reload.remove(chat);
+            }
+            _ => {}
+        }
+        self.add(about, frame);
+    }
+
     fn add(&mut self, about: Arc<About>, frame: Utf8Bytes) {
         self.bytes += frame.len();
         QUEUED.increment(frame.len() as f64);

@@ -9,7 +9,7 @@ use crate::shown::ShownMessage;
 const MAX_BYTES: usize = 16 << 20;
 
 /// A partition's recent records, without gaps from `start` to `end`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ring {
     entries: VecDeque<Entry>,
     capacity: usize,
@@ -22,7 +22,7 @@ pub struct Ring {
     marker: Option<Arc<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     offset: u64,
     /// The last marker at or before this record: what tells this log from another one.

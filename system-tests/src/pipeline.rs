@@ -137,11 +137,12 @@ impl Pipeline {
     }
 
     /// One more pod of internal.
-    pub fn another_internal(&self, address: &str, pod: &str) -> Process {
+    pub fn another_internal(&self, address: &str, pod: &str, further: Vec<(&'static str, String)>) -> Process {
         let mut variables = shared_variables(&self.kafka, &self.topic_suffix, ("CHAT_SYNC_INTERNAL_LISTEN", address));
         variables.push(("CHAT_SYNC_POD", pod.to_owned()));
         variables.push(("DATABASE_URL", self.told_database.expose().to_owned()));
         variables.push(("REDIS_URL", self.told_redis.clone()));
+        variables.extend(further);
         Process::start("internal", self.folder.path(), &variables)
     }
 

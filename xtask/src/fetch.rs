@@ -117,8 +117,10 @@ pub fn axe() -> anyhow::Result<PathBuf> {
 
 /// The Node packages that benchmarks measure next to.
 pub fn node_peers() -> anyhow::Result<PathBuf> {
-    let kept = cache()?.join("ws-8.23.0-socket.io-4.8.4");
-    once(&kept, |folder| npm(folder, "ws and socket.io", &["ws@8.23.0", "socket.io@4.8.4"]))?;
+    let kept = cache()?.join("ws-8.23.0-socket.io-4.8.4-bun-1.4.5");
+    // Bun's own package fetches its program when it is installed; this is the program.
+    let packages = ["ws@8.23.0", "socket.io@4.8.4", "@oven/bun-linux-x64@1.4.5"];
+    once(&kept, |folder| npm(folder, "ws, socket.io and Bun", &packages))?;
     Ok(kept.join("node_modules"))
 }
 

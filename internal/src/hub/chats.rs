@@ -16,7 +16,7 @@ pub enum Known {
     No,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Chats {
     /// By id, with whether it is deleted.
     known: HashMap<String, (ShownChat, bool)>,

@@ -8,13 +8,16 @@
 //!    then what was kept, and the subscription is live.
 
 mod chats;
+mod fan_out;
+#[cfg(test)]
+mod model;
 mod plan;
 mod pushes;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::ws::Utf8Bytes;
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
 use platform::event_log::TopicPartition;
 
@@ -30,9 +33,11 @@ use crate::to_browser::ServerFrame;
 
 use chats::Chats;
 pub use chats::Known;
+use fan_out::Framed;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
-use pushes::{Ahead, Pushes, keep_newest, name_of};
+use pushes::{Ahead, Early, Pushes, keep_newest, name_of};
+pub use turns::QUANTUM;
 
 pub type ConnectionId = u64;
 
@@ -41,6 +46,8 @@ pub struct Hub {
     region: String,
     ring_capacity: usize,
     load_limit: u32,
+    /// In bytes.
+    quantum: usize,
     state: Mutex<State>,
 }
 
@@ -53,6 +60,7 @@ struct State {
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
     pushes: Pushes,
+    early: Early,
     chats: Chats,
     connections: HashMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
@@ -64,19 +72,11 @@ struct Connection {
     viewer: Arc<Viewer>,
 }
 
-/// An update that waits for its subscription's load.
-#[derive(Debug)]
-struct Kept {
-    about: Arc<About>,
-    frame: Utf8Bytes,
-    message: String,
-    version: Version,
-}
-
 /// How far a subscription is.
+#[derive(Clone)]
 enum Subscription {
     /// Updates are kept until the load is sent.
-    Loading(Vec<Kept>),
+    Loading(Vec<Arc<Framed>>),
     Live(Option<Box<Ahead>>),
 }
 
@@ -86,8 +86,18 @@ pub struct Update {
     pub at: TopicPartition,
     pub offset: u64,
     pub row: ShownMessage,
+    /// Whether the row is newer than the record: somebody else knew it already.
+    pub early: bool,
     /// The gate's word, for operators; empty if it was not asked.
     pub answer: &'static str,
+}
+
+impl Update {
+    /// Somebody else knew a newer row.
+    pub fn replace(&mut self, newer: ShownMessage) {
+        self.row = newer;
+        self.early = true;
+    }
 }
 
 /// What became of a load.
@@ -117,12 +127,14 @@ impl Hub {
             region: settings.region.clone(),
             ring_capacity: usize::try_from(settings.ring).unwrap_or(usize::MAX),
             load_limit: settings.load,
+            quantum: usize::try_from(settings.quantum).unwrap_or(usize::MAX),
             state: Mutex::new(State {
                 partitions: 0,
                 rings: BTreeMap::new(),
                 published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
                 pushes: Pushes::new(),
+                early: Early::default(),
                 chats: Chats::default(),
                 connections: HashMap::new(),
                 next_connection: 0,
@@ -194,29 +206,6 @@ impl Hub {
         self.lock().chats.put_all(chats);
     }
 
-    /// Pushes rows that are newer than what was pushed before; gives how many rows and how many deliveries.
-    /// Afterwards everything up to `positions` was pushed.
-    pub fn publish(&self, updates: Vec<Update>, positions: BTreeMap<TopicPartition, u64>) -> (u64, u64) {
-        let mut state = self.lock();
-        let (mut rows, mut deliveries) = (0, 0);
-        for update in updates {
-            if let Some(ring) = state.rings.get_mut(&update.at) {
-                ring.renew(update.offset, &update.row);
-            }
-            let name = name_of(&update.row);
-            if !state.pushes.is_news(&name, &update.row.version) {
-                continue;
-            }
-            rows += 1;
-            let connections = self.push(&mut state, &update);
-            deliveries += connections;
-            let (version, answer, at) = (update.row.version, update.answer.into(), Timestamp::now());
-            state.pushes.put(name, Pushed { version, answer, connections, at });
-        }
-        state.published.extend(positions);
-        (rows, deliveries)
-    }
-
     /// Takes note of rows that were in the log before this pod was live: loads contain them, and nothing older than
     /// them is pushed later, whether the gate answers or not.
     pub fn remember(&self, rows: impl IntoIterator<Item = ShownMessage>) {
@@ -246,43 +235,6 @@ impl Hub {
             let frame = if viewer.only().is_none() { every.clone() } else { state.chats.frame(viewer) };
             outbox.push(about.clone(), frame);
         }
-    }
-
-    fn push(&self, state: &mut State, update: &Update) -> u64 {
-        let chat = &update.row.chat_id;
-        if !state.rooms.contains_key(chat) {
-            return 0;
-        }
-        let token = Some(self.token(state, chat, &update.at, update.offset + 1));
-        let about = Arc::new(About::Update { chat: chat.clone(), message: update.row.id.clone() });
-        let frame = ServerFrame::Update { chat, messages: std::slice::from_ref(&update.row), resume: token }.encode();
-        let mut deliveries = 0;
-        let State { rooms, connections, published, .. } = state;
-        let published =
-            |topic: &str| published.get(&TopicPartition::new(topic, update.at.partition)).copied().unwrap_or_default();
-        for (connection, subscription) in rooms.get_mut(chat).into_iter().flatten() {
-            deliveries += 1;
-            match subscription {
-                Subscription::Loading(kept) => kept.push(Kept {
-                    about: about.clone(),
-                    frame: frame.clone(),
-                    message: update.row.id.clone(),
-                    version: update.row.version.clone(),
-                }),
-                Subscription::Live(ahead) => {
-                    if ahead.as_ref().is_some_and(|ahead| ahead.is_over(published)) {
-                        *ahead = None;
-                    }
-                    if ahead.as_ref().is_some_and(|ahead| ahead.has_newer(&update.row.id, &update.row.version)) {
-                        continue;
-                    }
-                    if let Some(connection) = connections.get(connection) {
-                        connection.outbox.push(about.clone(), frame.clone());
-                    }
-                }
-            }
-        }
-        deliveries
     }
 
     /// The position of this chat behind an update: its own offset, and what was pushed of the other topics.
@@ -370,10 +322,8 @@ impl Hub {
         let rows = plan.window.iter().chain(&plan.outside);
         let loaded: HashMap<&str, &Version> = rows.map(|row| (row.id.as_str(), &row.version)).collect();
         // The load may have more than was pushed when they were kept.
-        let is_news = |kept: &Kept| loaded.get(kept.message.as_str()).is_none_or(|loaded| **loaded < kept.version);
-        for Kept { about, frame, .. } in kept.into_iter().filter(is_news) {
-            outbox.push(about, frame);
-        }
+        let is_news = |kept: &&Arc<Framed>| loaded.get(kept.message()).is_none_or(|loaded| **loaded < kept.version);
+        outbox.push_all(kept.iter().filter(is_news).map(|kept| (kept.about.clone(), kept.frame.clone())));
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
@@ -389,6 +339,7 @@ impl Hub {
         for (at, ring) in state.rings_of(chat) {
             missed.extend(from.get(&*at.topic).into_iter().flat_map(|from| ring.rows(chat, *from)));
         }
+        missed.extend(state.early.rows(chat));
         keep_newest(&mut missed);
         // The log may hold an older version behind a newer one, which the client has.
         missed.retain(|row| !state.pushes.has_newer(&name_of(row), &row.version));

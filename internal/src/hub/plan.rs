@@ -31,17 +31,18 @@ pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: us
     // Until the partitions are known, nothing is known to be complete.
     let mut behind = state.partitions == 0;
     let mut positions = BTreeMap::new();
-    let mut from_ring = HashSet::new();
+    let mut from_ring: Vec<&ShownMessage> = Vec::new();
     for (at, ring) in state.rings_of(chat) {
         let applied = snapshot.progress.get(at).copied().unwrap_or(0);
         behind |= applied < ring.start() || !ring.is_live();
         positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
-        for row in ring.rows(chat, applied) {
-            from_ring.insert(row.id.clone());
-            let newest = rows.entry(row.id.clone()).or_insert_with(|| row.clone());
-            if row.version > newest.version {
-                *newest = row.clone();
-            }
+        from_ring.extend(ring.rows(chat, applied));
+    }
+    from_ring.extend(state.early.rows(chat));
+    for row in &from_ring {
+        let newest = rows.entry(row.id.clone()).or_insert_with(|| (*row).clone());
+        if row.version > newest.version {
+            *newest = (*row).clone();
         }
     }
     behind |= positions.is_empty();
@@ -55,7 +56,8 @@ pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: us
     let cut = window.len() - fitting(&window);
     let more = full || cut > 0;
     // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
-    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(&row.id)).collect();
+    let from_ring: HashSet<&str> = from_ring.into_iter().map(|row| row.id.as_str()).collect();
+    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(row.id.as_str())).collect();
     let outside = all.into_iter().chain(cut).collect();
     Plan { window, outside, more, positions, behind }
 }

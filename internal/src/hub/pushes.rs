@@ -31,11 +31,21 @@ pub fn name_of(row: &ShownMessage) -> Name {
 }
 
 /// The newest version of each message that was pushed to everybody who watches its chat.
+#[derive(Clone)]
 pub struct Pushes(LruCache<Name, Pushed>);
 
 impl Pushes {
     pub fn new() -> Self {
-        Self(LruCache::new(REMEMBERED))
+        Self::remembering(REMEMBERED)
+    }
+
+    pub fn remembering(messages: NonZeroUsize) -> Self {
+        Self(LruCache::new(messages))
+    }
+
+    #[cfg(test)]
+    pub fn all(&self) -> impl Iterator<Item = (&Name, &Version)> {
+        self.0.iter().map(|(name, pushed)| (name, &pushed.version))
     }
 
     /// Whether neither this version nor a newer one was pushed.
@@ -52,14 +62,57 @@ impl Pushes {
         self.0.put(name, pushed);
     }
 
+    /// It may be pushed again.
+    pub fn forget(&mut self, name: &Name) {
+        self.0.pop(name);
+    }
+
     pub fn get(&self, name: &Name) -> Option<&Pushed> {
         self.0.peek(name)
     }
 }
 
+/// How many rows may have been pushed early at once.
+const MAX_EARLY: usize = 1_000;
+
+/// Rows that were pushed before this pod has read their records: another pod has, and the gate said so in place of an
+/// older one. Neither the store nor the ring need have them, and when their records come they are no news any more; so
+/// whoever begins to watch in between must be given them.
+#[derive(Debug, Clone, Default)]
+pub struct Early {
+    /// By chat, by message.
+    rows: HashMap<String, HashMap<String, ShownMessage>>,
+}
+
+impl Early {
+    /// A row was pushed early.
+    pub fn put(&mut self, row: &ShownMessage, pushes: &mut Pushes) {
+        if self.rows.values().map(HashMap::len).sum::<usize>() >= MAX_EARLY {
+            // Their records will be news again.
+            self.rows.drain().flat_map(|(_, rows)| rows.into_values()).for_each(|row| pushes.forget(&name_of(&row)));
+        }
+        self.rows.entry(row.chat_id.clone()).or_default().insert(row.id.clone(), row.clone());
+    }
+
+    /// A record was read: from here on the ring has it.
+    pub fn read(&mut self, row: &ShownMessage) {
+        let Some(rows) = self.rows.get_mut(&row.chat_id) else { return };
+        if rows.get(&row.id).is_some_and(|early| early.version <= row.version) {
+            rows.remove(&row.id);
+        }
+        if rows.is_empty() {
+            self.rows.remove(&row.chat_id);
+        }
+    }
+
+    pub fn rows(&self, chat: &str) -> impl Iterator<Item = &ShownMessage> {
+        self.rows.get(chat).into_iter().flat_map(HashMap::values)
+    }
+}
+
 /// What one connection was sent before everybody got it: a load has what the store has, and a resume what the ring has,
 /// and this pod may not have pushed that yet. Nothing older is for this connection any more.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ahead {
     /// By message.
     versions: HashMap<String, Version>,
@@ -81,6 +134,12 @@ impl Ahead {
 
     pub fn has_newer(&self, message: &str, version: &Version) -> bool {
         self.versions.get(message).is_some_and(|ahead| ahead > version)
+    }
+
+    #[cfg(test)]
+    pub fn describe(&self) -> String {
+        let sorted: BTreeMap<_, _> = self.versions.iter().collect();
+        format!("{sorted:?} until {:?}", self.until)
     }
 
     /// Whether everything was pushed by now; `published` gives a topic's offset.

@@ -23,6 +23,7 @@ pub fn settings(topic_suffix: String) -> Settings {
         pod: "internal-0".into(),
         ring: 100,
         load: 50,
+        quantum: internal::hub::QUANTUM,
         gate_ttl: Duration::from_secs(86_400),
         // Far from production's 20 ms: a loaded test machine must not decide here.
         gate_deadline: Duration::from_secs(20),

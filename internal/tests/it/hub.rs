@@ -44,7 +44,7 @@ impl World {
         let offset = self.next;
         self.next += 1;
         self.hub.append([(self.at.clone(), offset, Item::Message(row.clone()))]);
-        Update { at: self.at.clone(), offset, row: row.clone(), answer: "" }
+        Update { at: self.at.clone(), offset, row: row.clone(), early: false, answer: "" }
     }
 
     fn mark(&mut self, name: &str) {
@@ -115,6 +115,41 @@ fn v2_an_update_between_subscribe_and_load_comes_after_the_load() {
     let kinds: Vec<_> = world.sent().into_iter().map(|(kind, versions, _)| (kind, versions)).collect();
     assert_eq!(kinds[0], ("load".into(), versions(&[&first])));
     assert_eq!(kinds[1], ("update".into(), versions(&[&second])));
+}
+
+/// Another pod has read the second version, and the gate gives it in place of the first one.
+fn known_elsewhere(world: &mut World) -> (ShownMessage, ShownMessage) {
+    let (first, second) = (row("c", "m", &version(1)), row("c", "m", &version(2)));
+    let mut update = world.append(&first);
+    update.replace(second.clone());
+    world.push(update);
+    (first, second)
+}
+
+#[test]
+fn v2_what_another_pod_knew_first_is_in_loads_before_its_record_comes() {
+    let mut world = world(100, 0);
+    let (first, second) = known_elsewhere(&mut world);
+    world.hub.begin_load(world.browser, "c");
+    let snapshot = world.snapshot(&[&first], 1);
+    world.hub.finish_load(world.browser, "c", snapshot);
+    assert_eq!(world.sent()[0].1, versions(&[&second]));
+    // Its record is no news to anybody.
+    world.arrive(&second);
+    assert!(world.sent().is_empty());
+}
+
+#[test]
+fn v2_what_another_pod_knew_first_comes_with_a_resume_before_its_record_comes() {
+    let mut world = world(100, 0);
+    let (_, second) = known_elsewhere(&mut world);
+    let position = Position { offset: 1, marker: None };
+    let positions = BTreeMap::from([("chat-changes".to_owned(), position)]);
+    let token = Token { region: "a".into(), chat: "c".into(), partition: 0, positions };
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
+    assert_eq!(world.sent()[0].1, versions(&[&second]));
+    world.arrive(&second);
+    assert!(world.sent().is_empty());
 }
 
 #[test]
@@ -410,7 +445,7 @@ fn v4_a_position_claims_nothing_that_another_topic_has_not_pushed_yet() {
     world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
     world.sent();
     let local = world.append(&row("c", "m", &version(1)));
-    let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)), answer: "" };
+    let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)), early: false, answer: "" };
     world.hub.append([(mirror, 0, Item::Message(mirrored.row.clone()))]);
     world.push(local);
     let token = world.sent().pop().unwrap().2.unwrap();

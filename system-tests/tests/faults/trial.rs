@@ -127,7 +127,7 @@ impl Trial {
         }
         for number in 0..pods {
             let address = format!("127.0.0.1:{}", free_port());
-            let process = trial.pipeline.another_internal(&address, &format!("internal-{}", number + 1));
+            let process = trial.pipeline.another_internal(&address, &format!("internal-{}", number + 1), Vec::new());
             ready(&address).await;
             trial.pods.push(Member { process, address });
         }

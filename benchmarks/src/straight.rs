@@ -1,0 +1,106 @@
+//! Messages that are appended straight to the log, as nobody but a synchronizer does else.
+
+use std::sync::Arc;
+
+use contract::row::unstamped;
+use contract::{Chat, Message, Record, Stamp, Timestamp, Topics};
+use platform::event_log::kafka::Kafka;
+use platform::event_log::{EventLog, NewRecord};
+use platform::eventually;
+use system_tests::pipeline::Pipeline;
+
+pub struct Straight {
+    topic: Arc<str>,
+    kafka: String,
+    /// Where `internal` listens.
+    pub internal: String,
+}
+
+impl Straight {
+    /// A pipeline that has these chats, and whose synchronizer is gone: what is appended here the vendor knows nothing
+    /// of, and nobody must compare.
+    ///
+    /// # Errors
+    /// If the log cannot be written to.
+    pub async fn begin(pipeline: &mut Pipeline, chats: &[String]) -> anyhow::Result<Self> {
+        pipeline.ready().await;
+        pipeline.synchronizer.kill();
+        let topic = Topics::with_suffix(&pipeline.topic_suffix).changes.into();
+        let straight = Self { topic, kafka: pipeline.kafka.clone(), internal: pipeline.internal_address.clone() };
+        let records = chats.iter().map(|chat| straight.record(chat, Record::Chat(chat_row(chat)))).collect();
+        straight.log()?.append(records).await?;
+        let url = format!("http://{}/api/chats", straight.internal);
+        let last = format!("\"{}\"", chats.last().map_or("", String::as_str));
+        eventually!(system_tests::http::get(&url).await?.text().await?.contains(&last), "the chats are there");
+        Ok(straight)
+    }
+
+    /// A producer of one's own.
+    ///
+    /// # Errors
+    /// If the broker's address is none.
+    pub fn log(&self) -> anyhow::Result<Arc<dyn EventLog>> {
+        Ok(Arc::new(Kafka::new(&self.kafka)?))
+    }
+
+    /// A new message with a text of 300 bytes.
+    pub fn message(&self, chat: &str, id: &str) -> NewRecord {
+        self.message_with(chat, id, 0)
+    }
+
+    /// The same with so many bytes more.
+    pub fn message_with(&self, chat: &str, id: &str, more: usize) -> NewRecord {
+        let text = ["what people write to each other, day in, day out. ".repeat(6), "x".repeat(more)].concat();
+        self.record(chat, Record::Message(message(chat, id, text)))
+    }
+
+    fn record(&self, chat: &str, record: Record) -> NewRecord {
+        NewRecord {
+            topic: self.topic.clone(),
+            partition: partition_of(chat),
+            key: record.key(),
+            value: record.encode(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+pub fn partition_of(chat: &str) -> u32 {
+    contract::partition_of(chat, contract::topic::PARTITIONS)
+}
+
+fn stamp() -> (Timestamp, Stamp) {
+    let now = Timestamp::now();
+    (now, Stamp { epoch: 1, sequence: now.micros(), changed_at: now, rev: 0, deleted: false })
+}
+
+fn chat_row(id: &str) -> Chat {
+    let (created_at, stamp) = stamp();
+    Chat {
+        id: id.to_owned(),
+        title: Some(id.to_owned()),
+        created_at,
+        edited_at: None,
+        deleted_at: None,
+        stamp,
+        version: unstamped(),
+    }
+    .stamped()
+}
+
+fn message(chat: &str, id: &str, text: String) -> Message {
+    let (created_at, stamp) = stamp();
+    Message {
+        chat_id: chat.to_owned(),
+        id: id.to_owned(),
+        parent_id: None,
+        author: Some("Ada Lovelace".into()),
+        text: Some(text),
+        created_at,
+        edited_at: None,
+        deleted_at: None,
+        stamp,
+        version: unstamped(),
+    }
+    .stamped()
+}

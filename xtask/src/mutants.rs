@@ -150,6 +150,46 @@ const MUTANTS: &[Mutant] = &[
         binary: ["system-tests", "it"],
         test: "browser::the_page_judges_versions_as_the_fixtures_say",
     },
+    Mutant {
+        guard: "a row that another pod knew first is in loads and resumes",
+        file: "internal/src/hub/fan_out.rs",
+        from: "            if update.early {\n",
+        to: "            if update.early && false {\n",
+        binary: ["internal", LIB],
+        test: "model::a_page_goes_from_pod_to_pod",
+    },
+    Mutant {
+        guard: "a chat that a token may not see is nowhere",
+        file: "internal/src/access/mod.rs",
+        from: "Chats::Only(chats) => chats.contains(chat),",
+        to: "Chats::Only(_) => { let _ = chat; true }",
+        binary: ["system-tests", "it"],
+        test: "access::a_chat_that_a_token_may_not_see_is_nowhere",
+    },
+    Mutant {
+        guard: "a token that is taken away ends its connections",
+        file: "internal/src/access/mod.rs",
+        from: "or(tokens.listed(sha256).is_some_and(|listed| listed == *viewer), Still::No)",
+        to: "{ let _ = (tokens, sha256); Still::Yes }",
+        binary: ["system-tests", "it"],
+        test: "access::a_chat_that_a_token_may_not_see_is_nowhere",
+    },
+    Mutant {
+        guard: "a page of another site may not connect",
+        file: "internal/src/access/origins.rs",
+        from: "        self.listed.iter().any(|one| one.0 == origin)\n",
+        to: "        !origin.is_empty()\n",
+        binary: ["system-tests", "it"],
+        test: "access::one_address_holds_so_many_connections",
+    },
+    Mutant {
+        guard: "a text is text",
+        file: "internal/web/thread.js",
+        from: "dir: \"auto\", textContent: deleted",
+        to: "dir: \"auto\", innerHTML: deleted",
+        binary: ["system-tests", "it"],
+        test: "hostile::evasions_stay_text",
+    },
 ];
 
 pub fn run(only: Option<&str>) -> anyhow::Result<()> {

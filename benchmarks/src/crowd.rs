@@ -24,6 +24,8 @@ const RECONNECT: usize = 5_000;
 const CHATS: usize = 50;
 /// How many connect at once: a server's queue of connections to accept is not endless.
 const ABREAST: usize = 100;
+/// An idle session of Postgres tells what it has read after ten seconds (PGSTAT_IDLE_INTERVAL in its source).
+const STATISTICS: Duration = Duration::from_secs(12);
 const LAST: &str = "the-last-one";
 
 pub async fn run() -> anyhow::Result<Table> {
@@ -117,6 +119,7 @@ async fn reconnect(
             heard.recv().await.context("a client watches")?;
         }
     }
+    tokio::time::sleep(STATISTICS).await;
     let before = readings(pool).await?;
     let killed = Instant::now();
     pipeline.internal.kill();
@@ -126,8 +129,7 @@ async fn reconnect(
         heard.recv().await.context("a client is right again")?;
     }
     let took = killed.elapsed();
-    // Statistics come a second late.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(STATISTICS).await;
     Ok((took, readings(pool).await? - before))
 }
 

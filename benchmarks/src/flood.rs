@@ -27,6 +27,8 @@ const SPLASH: Duration = Duration::from_millis(10);
 const WATCHERS: usize = 10;
 /// How often Postgres is looked at.
 const LOOK: Duration = Duration::from_millis(10);
+/// Past it something is lost.
+const PATIENCE: Duration = Duration::from_secs(120);
 const FLOODED: &str = "flooded";
 
 /// By message.
@@ -80,8 +82,9 @@ pub async fn run() -> anyhow::Result<Table> {
     })
 }
 
+/// Half of them sort before the one that floods, half behind it.
 fn quiet(number: usize) -> String {
-    format!("quiet-{number}")
+    format!("{}-quiet-{number}", if number.is_multiple_of(2) { "a" } else { "z" })
 }
 
 fn p99<'a>(times: impl Iterator<Item = &'a (usize, Duration)>) -> Duration {
@@ -121,12 +124,17 @@ impl World {
         let beats = usize::try_from(LASTS.as_millis() / BEAT.as_millis())?;
         let mut watching = JoinSet::new();
         for number in 0..QUIET {
-            watching.spawn(watch(self.straight.internal.clone(), quiet(number), beats));
+            watching.spawn(watch(self.straight.internal.clone(), quiet(number), part, beats));
         }
         let mut idle = JoinSet::new();
         for _ in 0..WATCHERS {
-            // Ended when what is measured is over.
-            idle.spawn(watch(self.straight.internal.clone(), FLOODED.to_owned(), usize::MAX));
+            let internal = self.straight.internal.clone();
+            // Ended when what is measured is over; whoever is sent away for being slow comes back.
+            idle.spawn(async move {
+                loop {
+                    let _ = watch(internal.clone(), FLOODED.to_owned(), "", usize::MAX).await;
+                }
+            });
         }
         let looking = tokio::spawn(look(self.pool.clone(), part, beats * QUIET));
         // Until everybody watches.
@@ -140,10 +148,10 @@ impl World {
             Some((chat, at.saturating_duration_since(*appended.get(id)?)))
         };
         let mut pushed = Vec::new();
-        while let Some(times) = watching.join_next().await {
+        while let Some(times) = tokio::time::timeout(PATIENCE, watching.join_next()).await? {
             pushed.extend(times??.iter().filter_map(since));
         }
-        let stored = looking.await??.iter().filter_map(since).collect();
+        let stored = tokio::time::timeout(PATIENCE, looking).await???.iter().filter_map(since).collect();
         Ok(Waited { pushed, stored })
     }
 
@@ -185,21 +193,22 @@ impl World {
     }
 }
 
-/// When each message's frame came, until there were so many.
-async fn watch(internal: String, chat: String, count: usize) -> anyhow::Result<Times> {
+/// When each message of this part came, until there were so many; of all, none is looked at.
+async fn watch(internal: String, chat: String, part: &str, count: usize) -> anyhow::Result<Times> {
     let (mut socket, _) = connect_async(format!("ws://{internal}/ws")).await?;
     socket.send(Frame::text(json!({ "type": "subscribe", "chat": chat }).to_string())).await?;
-    let mut times = Times::new();
+    let (mut times, of_part) = (Times::new(), format!("{part}/"));
     while times.len() < count {
         let frame = socket.next().await.context("the connection ended")??;
         let now = Instant::now();
         let Frame::Text(text) = frame else { continue };
-        if count == usize::MAX || !text.starts_with("{\"type\":\"update\"") {
+        if count == usize::MAX {
             continue;
         }
         let frame: Value = serde_json::from_str(&text)?;
-        for message in frame["messages"].as_array().into_iter().flatten() {
-            times.entry(message["id"].as_str().unwrap_or_default().to_owned()).or_insert(now);
+        let ids = frame["messages"].as_array().into_iter().flatten().filter_map(|message| message["id"].as_str());
+        for id in ids.filter(|id| id.starts_with(&of_part)) {
+            times.entry(id.to_owned()).or_insert(now);
         }
     }
     Ok(times)

@@ -67,6 +67,11 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Whether updates of this chat were dropped, and no load has come since.
+    pub fn lacks(&self, chat: &str) -> bool {
+        self.lock().stale.contains(chat)
+    }
+
     /// Waits until there is something to take.
     pub async fn ready(&self) {
         loop {

@@ -59,12 +59,12 @@ impl Ring {
             }
             Item::Other => None,
         };
-        self.bytes += row.as_ref().map_or(0, weight);
+        self.bytes += row.as_ref().map_or(0, ShownMessage::weight);
         self.entries.push_back(Entry { offset, marker: self.marker.clone(), row });
         self.end = offset + 1;
         while self.entries.len() > self.capacity || self.bytes > MAX_BYTES {
             let Some(entry) = self.entries.pop_front() else { break };
-            self.bytes -= entry.row.as_ref().map_or(0, weight);
+            self.bytes -= entry.row.as_ref().map_or(0, ShownMessage::weight);
         }
     }
 
@@ -73,7 +73,7 @@ impl Ring {
         let at = self.entries.partition_point(|entry| entry.offset < offset);
         let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.offset == offset) else { return };
         if let Some(row) = entry.row.as_mut().filter(|row| row.version < newer.version) {
-            self.bytes = self.bytes + weight(newer) - weight(row);
+            self.bytes = self.bytes + newer.weight() - row.weight();
             *row = newer.clone();
         }
     }
@@ -116,10 +116,6 @@ impl Ring {
         let first = self.entries.partition_point(|entry| entry.offset < offset);
         self.entries.range(first..).filter_map(|entry| entry.row.as_ref()).filter(move |row| row.chat_id == chat)
     }
-}
-
-fn weight(row: &ShownMessage) -> usize {
-    200 + row.text.as_ref().map_or(0, String::len) + row.chat_id.len() + row.id.len()
 }
 
 #[cfg(test)]

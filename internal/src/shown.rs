@@ -54,6 +54,11 @@ impl From<&Chat> for ShownChat {
 }
 
 impl ShownMessage {
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        200 + self.text.as_ref().map_or(0, String::len) + self.chat_id.len() + self.id.len()
+    }
+
     /// The order on a page: by time, then by id.
     pub fn place(&self) -> (Timestamp, &str) {
         (self.created_at, &self.id)

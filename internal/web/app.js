@@ -3,6 +3,7 @@
 import * as chatList from "./chats.js";
 import { Copy, before } from "./copy.js";
 import * as drawer from "./drawer.js";
+import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
 import { byId, duration } from "./page.js";
 import * as search from "./search.js";
@@ -11,7 +12,7 @@ import * as shown from "./shown.js";
 import { Thread } from "./thread.js";
 
 const list = byId("messages");
-const copies = new Map(); // every chat that was opened, while the page lives: nothing shown gets older
+let copies = new Map(); // every chat that was opened, while the tab lives: nothing shown gets older
 let chats = [];
 let allChats = false; // whether the server knew all of them
 let open = null;
@@ -23,7 +24,8 @@ const link = new Link({
   hear, tell,
   subscriptions: () => (open ? [[open, copies.get(open)?.resume]] : []),
   refused: session.begin,
-  signedOut: () => location.reload(), // nothing that was shown stays
+  signedOut: session.leave,
+  reconnected,
 });
 
 // ---- frames ----
@@ -115,6 +117,8 @@ function notice(text, kind = "") {
 function drawChats(all, complete) {
   chats = all;
   allChats = complete;
+  const there = new Set(all.map((chat) => chat.id));
+  for (const chat of complete ? [...copies.keys()] : []) if (chat !== open && !there.has(chat)) copies.delete(chat);
   chatList.draw(chats, open);
   drawTitle();
   // It was asked for before this pod knew of it.
@@ -218,8 +222,11 @@ function route() {
   waiting = new Map();
   document.body.classList.toggle("open", Boolean(open));
   notice(open ? "Loading …" : null, "loading");
-  if (open && !copies.has(open)) copies.set(open, new Copy());
-  const copy = copies.get(open) ?? null;
+  const copy = open ? copies.get(open) ?? new Copy() : null;
+  if (open) {
+    copies.delete(open); // the last one that was opened stands at the end
+    copies.set(open, copy);
+  }
   thread.open(copy, open && lastRead(open));
   thread.target = message || null;
   drawChats(chats, allChats);
@@ -259,6 +266,15 @@ byId("news").onclick = () => { thread.target = null; thread.held = null; thread.
 byId("back").onclick = () => { location.hash = ""; };
 search.begin((chat) => chatList.find(chat)?.title ?? chat);
 window.onhashchange = route;
-session.begin();
 shown.begin(() => [open, copies.get(open)], (frame) => link.send(frame));
+const viewer = await session.begin();
+
+/** Somebody else may have signed in meanwhile, at another tab: what is shown here is not theirs. */
+async function reconnected() {
+  const now = await session.begin();
+  if (viewer && now && JSON.stringify(now) !== JSON.stringify(viewer)) session.leave();
+}
+
+if (viewer) copies = new Map([...kept(viewer), ...copies]); // one may have been opened meanwhile
+window.onpagehide = () => keep(viewer, copies);
 route();

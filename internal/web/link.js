@@ -20,10 +20,11 @@ export function state({ open, heard, age, change }) {
 export class Link {
   /**
    * `hear(frame)` gets every frame, `tell(state, detail)` whenever the state may have changed; `refused()` is called
-   * when a connection did not come about, `signedOut()` when it was ended because its token is not valid any more.
+   * when a connection did not come about, `signedOut()` when it was ended because its token is not valid any more,
+   * `reconnected()` when there is another one.
    */
-  constructor({ hear, tell, subscriptions, refused, signedOut }) {
-    Object.assign(this, { hear, tell, subscriptions, refused, signedOut, socket: null, attempt: 0 });
+  constructor({ hear, tell, subscriptions, refused, signedOut, reconnected }) {
+    Object.assign(this, { hear, tell, subscriptions, refused, signedOut, reconnected, socket: null, attempt: 0 });
     this.lastWord = this.lastChange = performance.now();
     this.age = null;
     setInterval(() => this.watch(), 500);
@@ -38,6 +39,8 @@ export class Link {
     this.lastWord = performance.now();
     socket.onopen = () => {
       this.attempt = 0;
+      if (this.opened) this.reconnected();
+      this.opened = true;
       for (const [chat, resume] of this.subscriptions()) this.subscribe(chat, resume);
     };
     socket.onmessage = (event) => {

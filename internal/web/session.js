@@ -1,22 +1,30 @@
 // Who looks: a line that says so, and the way in where one must show a token.
 
+import * as kept from "./kept.js";
 import { byId, element } from "./page.js";
 
 const OPEN = "Open: no sign-in. Whoever reaches this address can read everything here.";
 
-/** Shows who looks, or asks for a token; gives whether somebody may look. */
+const PATIENCE = 1500; // ms; the page waits for the answer before it shows anything
+
+/** Shows who looks, or asks for a token; gives who looks, or null. */
 export async function begin() {
   let response, answer;
   try {
-    response = await fetch("/api/session");
+    response = await fetch("/api/session", { signal: AbortSignal.timeout(PATIENCE) });
     answer = await response.json();
   } catch {
-    return false; // offline, or a proxy's own page: whoever connects again asks again
+    return null; // offline, or a proxy's own page: whoever connects again asks again
   }
-  if (response.ok) draw(answer);
-  else if (document.querySelector("#messages li, #letters li")) location.reload(); // nothing that was shown stays
-  else ask(answer.error);
-  return response.ok;
+  if (response.ok) {
+    draw(answer);
+    return answer;
+  }
+  if (response.status !== 401) return null; // a proxy's word
+  if (document.querySelector("#messages li, #letters li")) leave();
+  kept.drop();
+  ask(answer?.error ?? {});
+  return null;
 }
 
 function draw({ auth, name, role }) {
@@ -30,11 +38,17 @@ function draw({ auth, name, role }) {
 
 async function signOut() {
   await fetch("/api/session", { method: "DELETE" });
-  location.reload(); // nothing that was shown stays
+  leave();
+}
+
+/** Nothing that was shown stays. */
+export function leave() {
+  kept.drop();
+  location.reload();
 }
 
 /** A dialog that cannot be closed but with a token. */
-function ask({ code, message }) {
+function ask({ code, message = "" }) {
   if (byId("sign-in")) return;
   const said = element("p", { role: "alert", className: "error", textContent: code === "bad_token" ? message : "" });
   const token = element("input", { type: "password", autocomplete: "current-password", required: true, id: "shown-token" });

@@ -148,17 +148,21 @@ impl Remembered {
         self.rows - self.cursors.front().map_or(self.rows, |left| left.rows)
     }
 
-    /// The source gives nothing since then, until [`Self::advance`].
+    /// The source gives nothing since then, until [`Self::go_on`].
     pub fn stop(&mut self, since: Instant) {
         self.stopped.get_or_insert(since);
     }
 
-    /// Moves on behind a page of `rows` rows.
-    pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
+    /// The source gave what it was asked for at that time.
+    pub fn go_on(&mut self, asked: Instant) {
         if let Some(since) = self.stopped.take() {
-            let stood = now.saturating_duration_since(since);
+            let stood = asked.saturating_duration_since(since);
             self.cursors.iter_mut().for_each(|left| left.at += stood);
         }
+    }
+
+    /// Moves on behind a page of `rows` rows.
+    pub fn advance(&mut self, cursor: String, rows: u64, now: Instant) {
         self.rows += rows;
         if self.cursor() != Some(&cursor) {
             let (rows, cursor) = (self.rows, Some(cursor));
@@ -219,6 +223,7 @@ mod tests {
         remembered.stop(at(300));
         // Whoever leads next must not take it for older either.
         assert_eq!(remembered.earlier(at(500))[0].ago_ms, 52_000);
+        remembered.go_on(at(552));
         remembered.advance("3".into(), 1, at(552));
         remembered.advance("4".into(), 1, at(555));
         assert_eq!(remembered.settled(), Some("1"), "55 s of reading");

@@ -199,7 +199,11 @@ impl Leader {
     /// Appends a page, and only then moves the cursor.
     async fn take(&self, asked: Timestamp, started: Instant, page: Page) {
         self.world.source_check.ready("answers");
-        self.place().silent = None;
+        {
+            let mut place = self.place();
+            place.silent = None;
+            place.remembered.go_on(started);
+        }
         let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
             self.agenda.ask("the feed began a new generation", true);

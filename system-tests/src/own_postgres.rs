@@ -134,24 +134,32 @@ impl OwnPostgres {
         let log = log.expect("a log");
         command.stdout(log.try_clone().expect("the log")).stderr(log);
         self.child = Some(command.spawn().expect("it starts"));
-        let port = self.port.to_string();
         eventually!(
-            self.command("pg_isready")
-                .args(["-q", "-h", "127.0.0.1", "-p", &port])
-                .status()
-                .is_ok_and(|is| is.success()),
+            self.answers(),
             "Postgres answers; {}",
             std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
         );
     }
 
-    /// Starts it again if it ended by itself.
+    /// Waits until it answers; starts it again if it has ended by itself.
+    ///
+    /// # Panics
+    /// If it does not.
     pub async fn start_if_ended(&mut self) {
-        if let Some(child) = &mut self.child
-            && child.try_wait().expect("its status").is_some()
-        {
+        eventually!(self.has_ended() || self.answers(), "it goes on, or has ended");
+        if self.has_ended() {
             self.start_again().await;
         }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("its status").is_some())
+    }
+
+    fn answers(&self) -> bool {
+        let port = self.port.to_string();
+        let asked = self.command("pg_isready").args(["-q", "-h", "127.0.0.1", "-p", &port]).status();
+        asked.is_ok_and(|status| status.success())
     }
 
     /// Ends it and all its processes without warning.

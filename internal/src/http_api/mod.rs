@@ -62,6 +62,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/chats.js", SCRIPT, include_str!("../../web/chats.js")),
     ("/copy.js", SCRIPT, include_str!("../../web/copy.js")),
     ("/drawer.js", SCRIPT, include_str!("../../web/drawer.js")),
+    ("/kept.js", SCRIPT, include_str!("../../web/kept.js")),
     ("/link.js", SCRIPT, include_str!("../../web/link.js")),
     ("/page.js", SCRIPT, include_str!("../../web/page.js")),
     ("/search.js", SCRIPT, include_str!("../../web/search.js")),

@@ -211,6 +211,7 @@ impl Hub {
     pub fn remember(&self, rows: impl IntoIterator<Item = ShownMessage>) {
         let mut state = self.lock();
         for row in rows {
+            state.early.read(&row);
             let name = name_of(&row);
             if state.pushes.is_news(&name, &row.version) {
                 let (answer, at) = ("read before this pod was live".into(), Timestamp::now());
@@ -327,7 +328,8 @@ impl Hub {
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
-    /// Sends what was missed since the token's position, if the rings reach back to it, and goes live.
+    /// Sends what was missed since the token's position, if the rings reach back to it, and goes live. Not where updates
+    /// were dropped since the last load: only another one makes up for them.
     pub fn resume(&self, connection: ConnectionId, chat: &str, token: &Token) -> Resumed {
         let mut state = self.lock();
         let from = match judge_resume(&state, &self.region, chat, token) {
@@ -335,6 +337,9 @@ impl Hub {
             Err(why) => return why,
         };
         let Some(outbox) = state.outbox(connection) else { return Resumed::Exactly };
+        if outbox.lacks(chat) {
+            return Resumed::Impossible;
+        }
         let mut missed: Vec<&ShownMessage> = Vec::new();
         for (at, ring) in state.rings_of(chat) {
             missed.extend(from.get(&*at.topic).into_iter().flat_map(|from| ring.rows(chat, *from)));

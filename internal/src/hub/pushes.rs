@@ -62,9 +62,12 @@ impl Pushes {
         self.0.put(name, pushed);
     }
 
-    /// It may be pushed again.
-    pub fn forget(&mut self, name: &Name) {
-        self.0.pop(name);
+    /// It may be pushed again, unless something newer was.
+    fn forget(&mut self, row: &ShownMessage) {
+        let name = name_of(row);
+        if !self.has_newer(&name, &row.version) {
+            self.0.pop(&name);
+        }
     }
 
     pub fn get(&self, name: &Name) -> Option<&Pushed> {
@@ -72,8 +75,8 @@ impl Pushes {
     }
 }
 
-/// How many rows may have been pushed early at once.
-const MAX_EARLY: usize = 1_000;
+/// How many bytes of rows may have been pushed early at once.
+const MAX_EARLY: usize = 16 << 20;
 
 /// Rows that were pushed before this pod has read their records: another pod has, and the gate said so in place of an
 /// older one. Neither the store nor the ring need have them, and when their records come they are no news any more; so
@@ -82,23 +85,27 @@ const MAX_EARLY: usize = 1_000;
 pub struct Early {
     /// By chat, by message.
     rows: HashMap<String, HashMap<String, ShownMessage>>,
+    bytes: usize,
 }
 
 impl Early {
     /// A row was pushed early.
     pub fn put(&mut self, row: &ShownMessage, pushes: &mut Pushes) {
-        if self.rows.values().map(HashMap::len).sum::<usize>() >= MAX_EARLY {
+        self.bytes += row.weight();
+        let replaced = self.rows.entry(row.chat_id.clone()).or_default().insert(row.id.clone(), row.clone());
+        self.bytes -= replaced.map_or(0, |row| row.weight());
+        if self.bytes > MAX_EARLY {
+            self.bytes = 0;
             // Their records will be news again.
-            self.rows.drain().flat_map(|(_, rows)| rows.into_values()).for_each(|row| pushes.forget(&name_of(&row)));
+            self.rows.drain().flat_map(|(_, rows)| rows.into_values()).for_each(|row| pushes.forget(&row));
         }
-        self.rows.entry(row.chat_id.clone()).or_default().insert(row.id.clone(), row.clone());
     }
 
     /// A record was read: from here on the ring has it.
     pub fn read(&mut self, row: &ShownMessage) {
         let Some(rows) = self.rows.get_mut(&row.chat_id) else { return };
         if rows.get(&row.id).is_some_and(|early| early.version <= row.version) {
-            rows.remove(&row.id);
+            self.bytes -= rows.remove(&row.id).map_or(0, |early| early.weight());
         }
         if rows.is_empty() {
             self.rows.remove(&row.chat_id);

@@ -152,6 +152,31 @@ fn v2_what_another_pod_knew_first_comes_with_a_resume_before_its_record_comes() 
     assert!(world.sent().is_empty());
 }
 
+/// It left the chat before it could be loaded anew, and comes back with the position that it had.
+#[test]
+fn v2_a_browser_whose_updates_were_dropped_is_told_to_load_whatever_its_position() {
+    let mut world = world(100, 0);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    let token = world.sent()[0].2.clone().unwrap();
+    let large = |number: u32| {
+        let mut row = row("c", &format!("m{number}"), &version(number));
+        row.text = Some("x".repeat(600_000));
+        row
+    };
+    (1..4).for_each(|number| world.arrive(&large(number)));
+    assert!(world.outbox.take().1.contains("c"), "too much for it");
+    world.hub.unsubscribe(world.browser, "c");
+    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Impossible);
+    world.hub.begin_load(world.browser, "c");
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0));
+    let loaded = world.sent().remove(0);
+    world.arrive(&row("c", "last", &version(9)));
+    assert_eq!(world.sent().len(), 1, "from there on it is live");
+    world.hub.unsubscribe(world.browser, "c");
+    assert_eq!(world.hub.resume(world.browser, "c", &loaded.2.unwrap()), Resumed::Exactly);
+}
+
 #[test]
 fn v3_what_was_kept_for_a_load_is_not_sent_after_something_newer() {
     let mut world = world(100, 0);

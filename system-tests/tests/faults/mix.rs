@@ -144,7 +144,7 @@ impl Servers {
     async fn start() -> Option<Self> {
         let redis = server("CHAT_SYNC_TEST_REDIS")?;
         let (kafka, to_kafka) = OwnKafka::with_a_proxy().await?;
-        let disk = SmallDisk::mount("2g")?;
+        let disk = SmallDisk::mount("1g")?;
         let postgres = OwnPostgres::start_in(disk.path()).await?;
         let to_postgres = Proxy::to(host_and_port(postgres.url().expose())).await;
         let to_redis = Proxy::to(host_and_port(&redis)).await;
@@ -252,6 +252,7 @@ impl Servers {
                 self.postgres.start_if_ended().await;
             }
             Harm::RestorePostgres => {
+                self.nothing_fell().await;
                 self.postgres.kill().await;
                 self.postgres.restore(&done.copy.expect("it was made"));
                 self.postgres.start_again().await;
@@ -266,8 +267,16 @@ impl Servers {
         }
     }
 
+    /// What is noted of steps backwards goes with the database that is replaced.
+    async fn nothing_fell(&self) {
+        let fell: Vec<String> =
+            sqlx::query_scalar("SELECT what FROM fell").fetch_all(&mut self.session().await).await.expect("falls");
+        assert!(fell.is_empty(), "went backwards in Postgres: {fell:?}");
+    }
+
     /// What the primary was given since the replica was made is lost.
     async fn promote(&mut self, replica: OwnPostgres, trial: &mut Trial) {
+        self.nothing_fell().await;
         self.postgres.kill().await;
         replica.promote();
         self.to_postgres.redirect(&replica.address());

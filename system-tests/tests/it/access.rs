@@ -366,6 +366,7 @@ async fn a_page_signs_in_sees_its_own_and_signs_out() {
     save(&file, &[]);
     eventually!(browser.run("return document.getElementById('sign-in')?.open").await == true, "it asks again");
     assert!(browser.text(&messages[0]).await.is_none());
+    assert!(browser.run("return sessionStorage.getItem('chat-sync.shown.1')").await.is_null(), "nothing is kept");
     browser.close().await;
 }
 

@@ -271,3 +271,40 @@ async fn the_page_judges_versions_as_the_fixtures_say() {
     assert_eq!(wrong.json(), &serde_json::json!([]));
     browser.close().await;
 }
+
+/// By the position and the messages that it kept, not by another load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_left_and_come_back_to_goes_on_where_it_was() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let (chat, ids) = long_chat(&vendor, 60).await;
+    let path = format!("#/{chat}");
+    browser.show(&mirror.internal_address, &path).await;
+    eventually!(browser.shows(&ids[59], "message 59").await, "the page is up to date");
+    // The window of a load does not reach back to it.
+    eventually!(
+        browser.run("document.getElementById('messages').scrollTop = 0; return null").await.is_null()
+            && browser.shows(&ids[0], "message 0").await,
+        "it is fetched"
+    );
+    browser.driver.goto("about:blank").await.unwrap();
+    let reader = Reader::watch(&mirror.internal_address);
+    vendor.edit(&chat, &ids[0], "edited meanwhile").await;
+    let later = vendor.post(&chat, "written meanwhile").await;
+    eventually!(reader.text(&chat, &later).is_some(), "both are mirrored");
+    drop(reader);
+    let count = async |name| metrics::value(&mirror.internal_address, name).await.unwrap_or(0.0);
+    let (loads, resumes) = (count("chat_sync_loads_total").await, count("chat_sync_resumes_total").await);
+    browser.show(&mirror.internal_address, &path).await;
+    eventually!(browser.shows(&later, "written meanwhile").await, "what was written is shown");
+    eventually!(
+        browser.run("document.getElementById('messages').scrollTop = 0; return null").await.is_null()
+            && browser.shows(&ids[0], "edited meanwhile").await,
+        "what was edited is shown"
+    );
+    assert_eq!(count("chat_sync_loads_total").await, loads);
+    assert_eq!(count("chat_sync_resumes_total").await, resumes + 1.0);
+    browser.close().await;
+}

@@ -140,7 +140,7 @@ impl Pod {
             match state.rooms.get(CHAT).and_then(|room| room.get(&connection)) {
                 None => write!(f, "not subscribed")?,
                 Some(Subscription::Loading(kept)) => {
-                    let kept: Vec<_> = kept.iter().map(|kept| (kept.message(), number_of(&kept.version))).collect();
+                    let kept: Vec<_> = kept.iter().map(|kept| &kept.frame).collect();
                     write!(f, "keeps {kept:?}")?;
                 }
                 Some(Subscription::Live(None)) => write!(f, "live")?,

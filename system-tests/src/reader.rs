@@ -93,6 +93,11 @@ impl Reader {
         self.screen.lock().expect("the screen").clone()
     }
 
+    /// How many loads it got, of all chats.
+    pub fn loads(&self) -> u64 {
+        self.screen.lock().expect("the screen").loads
+    }
+
     /// The text of a message, if it is on the screen: `Some(None)` when it was deleted.
     pub fn text(&self, chat: &str, message: &str) -> Option<Option<String>> {
         let screen = self.screen.lock().expect("the screen");

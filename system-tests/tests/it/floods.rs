@@ -18,6 +18,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Chats, and clients that each watch all of them: 10,000 subscriptions.
 const CHATS: usize = 100;
 const CLIENTS: usize = 100;
+/// How many of the clients are looked at closely: each reads every chat to its beginning.
+const LOOKED_AT: usize = 5;
 /// Changes a second meanwhile.
 const RATE: u64 = 50;
 
@@ -122,15 +124,12 @@ async fn ten_thousand_subscribe_while_people_write() {
     let flow = Flow::begin(&vendor, &chats, RATE);
     let readers: Vec<Reader> = (0..CLIENTS).map(|_| Reader::watch(&pipeline.internal_address)).collect();
     eventually!(
-        readers.iter().all(|reader| reader.screen().loads as usize >= CHATS),
+        readers.iter().all(|reader| reader.loads() as usize >= CHATS),
         "{} subscriptions have their loads",
         CHATS * CLIENTS
     );
     flow.end().await;
     let expected = at_the_vendor(&vendor).await;
-    for offset in [0, CHATS / 3, CHATS - 1] {
-        // Each reader watches all of them; here it is asked for another one each time.
-        chats.rotate_left(offset);
-        screens_are(&expected, &chats, &readers).await;
-    }
+    // Each watches all of them; here each is asked for one.
+    screens_are(&expected, &chats, &readers[..LOOKED_AT]).await;
 }

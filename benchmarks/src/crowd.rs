@@ -8,7 +8,7 @@ use platform::eventually;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use system_tests::pipeline::{Options, Pipeline};
-use system_tests::process::{Process, free_port, ready};
+use system_tests::process::{free_port, ready};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::connect_async;
@@ -69,7 +69,7 @@ pub async fn run() -> anyhow::Result<Table> {
 
 /// Bytes a connection: connected, and subscribed.
 async fn idle(pipeline: &Pipeline, chats: &[String]) -> anyhow::Result<(f64, f64)> {
-    let before = resident(&pipeline.internal)?;
+    let before = pipeline.internal.memory();
     let url = format!("ws://{}/ws", pipeline.internal_address);
     let mut sockets = Vec::with_capacity(IDLE);
     while sockets.len() < IDLE {
@@ -80,7 +80,7 @@ async fn idle(pipeline: &Pipeline, chats: &[String]) -> anyhow::Result<(f64, f64
             sockets.push(socket);
         }
     }
-    let connected = (resident(&pipeline.internal)? - before) / IDLE as f64;
+    let connected = pipeline.internal.memory().saturating_sub(before) as f64 / IDLE as f64;
     for (number, socket) in sockets.iter_mut().enumerate() {
         let subscribe = json!({ "type": "subscribe", "chat": chats[number % chats.len()] });
         socket.send(Message::text(subscribe.to_string())).await?;
@@ -88,14 +88,7 @@ async fn idle(pipeline: &Pipeline, chats: &[String]) -> anyhow::Result<(f64, f64
     for socket in &mut sockets {
         while !socket.next().await.context("the connection ended")??.into_text()?.starts_with("{\"type\":\"load\"") {}
     }
-    Ok((connected, (resident(&pipeline.internal)? - before) / IDLE as f64))
-}
-
-/// In bytes.
-fn resident(process: &Process) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+    Ok((connected, pipeline.internal.memory().saturating_sub(before) as f64 / IDLE as f64))
 }
 
 /// How long until all are right again, and how often Postgres was read for a load.

@@ -8,6 +8,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use system_tests::pipeline::{Options, Pipeline};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message as Frame;
@@ -122,23 +123,25 @@ impl World {
     async fn waited(&self, floods: bool) -> anyhow::Result<Waited> {
         let part = if floods { "with" } else { "without" };
         let beats = usize::try_from(LASTS.as_millis() / BEAT.as_millis())?;
+        let (loaded, mut watches) = mpsc::channel(QUIET + WATCHERS);
         let mut watching = JoinSet::new();
         for number in 0..QUIET {
-            watching.spawn(watch(self.straight.internal.clone(), quiet(number), part, beats));
+            watching.spawn(watch(self.straight.internal.clone(), quiet(number), part, beats, loaded.clone()));
         }
         let mut idle = JoinSet::new();
         for _ in 0..WATCHERS {
-            let internal = self.straight.internal.clone();
+            let (internal, loaded) = (self.straight.internal.clone(), loaded.clone());
             // Ended when what is measured is over; whoever is sent away for being slow comes back.
             idle.spawn(async move {
                 loop {
-                    let _ = watch(internal.clone(), FLOODED.to_owned(), "", usize::MAX).await;
+                    let _ = watch(internal.clone(), FLOODED.to_owned(), "", usize::MAX, loaded.clone()).await;
                 }
             });
         }
         let looking = tokio::spawn(look(self.pool.clone(), part, beats * QUIET));
-        // Until everybody watches.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..QUIET + WATCHERS {
+            tokio::time::timeout(PATIENCE, watches.recv()).await?.context("a client does not watch")?;
+        }
         let (appended, flooding) =
             tokio::join!(self.write(part, beats), async { if floods { self.flood().await } else { Ok(()) } });
         flooding?;
@@ -193,8 +196,14 @@ impl World {
     }
 }
 
-/// When each message of this part came, until there were so many; of all, none is looked at.
-async fn watch(internal: String, chat: String, part: &str, count: usize) -> anyhow::Result<Times> {
+/// When each message of this part came, until there were so many; of all, none is looked at. Says when it watches.
+async fn watch(
+    internal: String,
+    chat: String,
+    part: &str,
+    count: usize,
+    loaded: mpsc::Sender<()>,
+) -> anyhow::Result<Times> {
     let (mut socket, _) = connect_async(format!("ws://{internal}/ws")).await?;
     socket.send(Frame::text(json!({ "type": "subscribe", "chat": chat }).to_string())).await?;
     let (mut times, of_part) = (Times::new(), format!("{part}/"));
@@ -202,6 +211,10 @@ async fn watch(internal: String, chat: String, part: &str, count: usize) -> anyh
         let frame = socket.next().await.context("the connection ended")??;
         let now = Instant::now();
         let Frame::Text(text) = frame else { continue };
+        if text.starts_with("{\"type\":\"load\"") {
+            // Nobody counts those who load again later.
+            let _ = loaded.try_send(());
+        }
         if count == usize::MAX {
             continue;
         }

@@ -8,19 +8,29 @@ use writer::batch::{Fate, fate};
 /// A message of some 120 bytes of text; `sequence` makes its version.
 pub fn message(chat: usize, number: usize, sequence: u64) -> Message {
     let created_at = Timestamp::from_micros(1_767_000_000_000_000 + number as u64 * 1000).unwrap_or_default();
+    let text = format!("{sequence} {}", "what people write to each other, day in, day out, ".repeat(2));
+    message_of(format!("c{chat:06}"), format!("m{number:09}"), text, created_at, sequence)
+}
+
+/// A message that was written just then, and not changed since.
+pub fn message_of(chat_id: String, id: String, text: String, created_at: Timestamp, sequence: u64) -> Message {
     Message {
-        chat_id: format!("c{chat:06}"),
-        id: format!("m{number:09}"),
+        chat_id,
+        id,
         parent_id: None,
         author: Some("Ada Lovelace".into()),
-        text: Some(format!("{sequence} {}", "what people write to each other, day in, day out, ".repeat(2))),
+        text: Some(text),
         created_at,
         edited_at: None,
         deleted_at: None,
-        stamp: Stamp { epoch: 1, sequence, changed_at: created_at, rev: 0, deleted: false },
+        stamp: stamp(created_at, sequence),
         version: unstamped(),
     }
     .stamped()
+}
+
+pub fn stamp(changed_at: Timestamp, sequence: u64) -> Stamp {
+    Stamp { epoch: 1, sequence, changed_at, rev: 0, deleted: false }
 }
 
 /// The same as records of the log, read.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use contract::row::unstamped;
-use contract::{Chat, Message, Record, Stamp, Timestamp, Topics};
+use contract::{Chat, Record, Timestamp, Topics};
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{EventLog, NewRecord};
 use platform::eventually;
 use system_tests::pipeline::Pipeline;
+
+use crate::rows::{message_of, stamp};
 
 pub struct Straight {
     topic: Arc<str>,
@@ -51,7 +53,8 @@ impl Straight {
     /// The same with so many bytes more.
     pub fn message_with(&self, chat: &str, id: &str, more: usize) -> NewRecord {
         let text = ["what people write to each other, day in, day out. ".repeat(6), "x".repeat(more)].concat();
-        self.record(chat, Record::Message(message(chat, id, text)))
+        let now = Timestamp::now();
+        self.record(chat, Record::Message(message_of(chat.to_owned(), id.to_owned(), text, now, now.micros())))
     }
 
     fn record(&self, chat: &str, record: Record) -> NewRecord {
@@ -69,37 +72,15 @@ pub fn partition_of(chat: &str) -> u32 {
     contract::partition_of(chat, contract::topic::PARTITIONS)
 }
 
-fn stamp() -> (Timestamp, Stamp) {
-    let now = Timestamp::now();
-    (now, Stamp { epoch: 1, sequence: now.micros(), changed_at: now, rev: 0, deleted: false })
-}
-
 fn chat_row(id: &str) -> Chat {
-    let (created_at, stamp) = stamp();
+    let now = Timestamp::now();
     Chat {
         id: id.to_owned(),
         title: Some(id.to_owned()),
-        created_at,
+        created_at: now,
         edited_at: None,
         deleted_at: None,
-        stamp,
-        version: unstamped(),
-    }
-    .stamped()
-}
-
-fn message(chat: &str, id: &str, text: String) -> Message {
-    let (created_at, stamp) = stamp();
-    Message {
-        chat_id: chat.to_owned(),
-        id: id.to_owned(),
-        parent_id: None,
-        author: Some("Ada Lovelace".into()),
-        text: Some(text),
-        created_at,
-        edited_at: None,
-        deleted_at: None,
-        stamp,
+        stamp: stamp(now, now.micros()),
         version: unstamped(),
     }
     .stamped()

@@ -21,9 +21,9 @@ export async function begin() {
     return answer;
   }
   if (response.status !== 401) return null; // a proxy's word
-  if (document.querySelector("#messages li, #letters li")) leave();
   kept.drop();
-  ask(answer?.error ?? {});
+  if (document.querySelector("#messages li, #letters li")) location.reload();
+  else ask(answer?.error ?? {});
   return null;
 }
 

@@ -73,6 +73,14 @@ impl ToLog {
         Ok(to_log)
     }
 
+    /// Makes the topics again that somebody has deleted.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn make_topics(&self) -> Result<(), LogError> {
+        self.log.ensure_topics(&specs(&self.topics)).await
+    }
+
     /// The number of partitions of the changes topic.
     pub fn partitions(&self) -> u32 {
         self.partitions

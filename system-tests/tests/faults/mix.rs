@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use contract::Topics;
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{EventLog, NewRecord};
+use platform::eventually;
 use platform::testing::server;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -24,6 +25,7 @@ use crate::poison::poison;
 use crate::servers::read_only;
 use crate::small_disk::SmallDisk;
 use crate::table::{Row, long};
+use crate::the_log::delete_the_topic;
 use crate::trial::{Setup, Trial, alone};
 
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +49,16 @@ enum Harm {
     KillKafka,
     StallKafka,
     ResetKafka,
+    DeleteTheTopic,
     SpoilTheSource,
     LateRows,
     StopApi,
     StopEtcd,
     Poison,
 }
+
+/// How many records are poisoned at once.
+const POISON: u32 = 5;
 
 /// Not harmed in two ways at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +93,7 @@ const HARMS: &[Harm] = &[
     Harm::KillKafka,
     Harm::StallKafka,
     Harm::ResetKafka,
+    Harm::DeleteTheTopic,
     Harm::SpoilTheSource,
     Harm::LateRows,
     Harm::StopApi,
@@ -108,7 +115,9 @@ impl Harm {
             | Self::FillTheDisk
             | Self::RestorePostgres
             | Self::PromoteReplica => Target::Postgres,
-            Self::KillKafka | Self::StallKafka | Self::ResetKafka | Self::Poison => Target::Kafka,
+            Self::KillKafka | Self::StallKafka | Self::ResetKafka | Self::DeleteTheTopic | Self::Poison => {
+                Target::Kafka
+            }
             Self::SpoilTheSource | Self::LateRows => Target::Source,
             Self::StopApi | Self::StopEtcd => Target::Api,
         }
@@ -136,7 +145,7 @@ struct Servers {
     to_postgres: Proxy,
     to_redis: Proxy,
     api: OwnApi,
-    /// The reasons of the records that nobody can understand and that were appended.
+    /// The reasons of the records that nobody can understand and that are in the log.
     poisoned: Vec<&'static str>,
 }
 
@@ -201,6 +210,7 @@ impl Servers {
             Harm::KillKafka => self.kafka.kill(),
             Harm::StallKafka => self.to_kafka.misbehave(Fault::Stall),
             Harm::ResetKafka => self.to_kafka.reset(),
+            Harm::DeleteTheTopic => delete_the_topic(&self.kafka.address, &trial.pipeline.topic_suffix).await,
             Harm::SpoilTheSource => {
                 let often = json!({ "rate": 0.3, "seconds": lasts.as_secs_f64() });
                 let spoiled = json!({ "server_error": often, "cut_body": often, "duplicates": often });
@@ -223,7 +233,7 @@ impl Servers {
         let log: Arc<dyn EventLog> = Arc::new(Kafka::new(&self.kafka.address).expect("a client"));
         let topic: Arc<str> = Topics::with_suffix(topic_suffix).changes.into();
         let mut records = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..POISON {
             let number = 1 + self.poisoned.len() as u64;
             let (value, reason) = poison(number);
             let partition = u32::try_from(number % 12).expect("small");
@@ -260,6 +270,13 @@ impl Servers {
             Harm::PromoteReplica => self.promote(done.replica.expect("it was made"), trial).await,
             Harm::KillKafka => self.kafka.start_again().await,
             Harm::StallKafka => self.to_kafka.misbehave(Fault::None),
+            Harm::DeleteTheTopic => {
+                let log = Kafka::new(&self.kafka.address).expect("a client");
+                let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
+                eventually!(log.tail(&topic, 1).await.is_ok_and(|found| !found.is_empty()), "it is made again");
+                let Trial { checker, pipeline, .. } = trial;
+                checker.the_log_was_lost(pipeline, std::mem::take(&mut self.poisoned)).await;
+            }
             // They end by themselves.
             Harm::ResetKafka | Harm::SpoilTheSource | Harm::LateRows | Harm::Poison => {}
             Harm::StopApi => self.api.start_again("apiserver").await,
@@ -311,7 +328,7 @@ async fn everything_at_random() {
     alone(async {
         let row = Row {
             number: "17",
-            fault: "leaders, writers, internal, Kafka, Postgres (also restored, promoted, its disk full), Redis, the \
+            fault: "leaders, writers, internal, Kafka (also its topic deleted), Postgres (also restored, promoted, its disk full), Redis, the \
                 source, the API and etcd harmed at random, up to two at once, poison and late rows among it, one \
                 clock 20 s ahead, for 10 min (a minute in the short run)",
             promise: "L1, L2, W1-W4, V3",
@@ -333,13 +350,14 @@ async fn everything_at_random() {
         };
         let Some(mut trial) = Trial::begin(setup).await else { return row.not_run("no servers") };
         let (began, length) = (Instant::now(), Duration::from_secs(if long() { 600 } else { 60 }));
-        let mut done = 0;
+        let (mut done, mut poisoned) = (0, 0);
         while began.elapsed() < length {
             let harms = some_harms(&mut random);
             let lasts = Duration::from_millis(random.random_range(100..8_000));
             eprintln!("{:.1} s: {harms:?} for {lasts:?}", began.elapsed().as_secs_f64());
             let mut undo = Vec::new();
             for harm in harms {
+                poisoned += if matches!(harm, Harm::Poison) { POISON } else { 0 };
                 undo.push(servers.harm(&mut trial, harm, lasts).await);
             }
             tokio::time::sleep(lasts).await;
@@ -350,16 +368,14 @@ async fn everything_at_random() {
             tokio::time::sleep(Duration::from_millis(random.random_range(0..3_000))).await;
         }
         trial.goes_on().await;
-        servers.poisoned.sort_unstable();
         let verdict = trial.end(&servers.poisoned).await;
         row.came_to(
             true,
             &format!(
-                "seed {}: {done} harms in {:.0} s, {} changes, {} poisoned, {:.3} records a change",
+                "seed {}: {done} harms in {:.0} s, {} changes, {poisoned} poisoned, {:.3} records a change",
                 seed.0,
                 length.as_secs_f64(),
                 verdict.changes,
-                servers.poisoned.len(),
                 verdict.records_a_change()
             ),
         );

@@ -25,6 +25,13 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))
 }
 
+/// All changes that are in the log are gone.
+pub async fn delete_the_topic(brokers: &str, topic_suffix: &str) {
+    let topic = Topics::with_suffix(topic_suffix).changes;
+    let deleted = admin(brokers).delete_topics(&[&topic], &options()).await.expect("the broker answers");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
 /// A reconcile ran by itself and found everything; what the checker reads in the log is gone with it.
 async fn is_whole_again(mut trial: Trial, fault_at: f64, row: Row) {
     let vendor = trial.vendor();
@@ -54,17 +61,11 @@ async fn w1_the_topic_is_deleted_and_made_again() {
             promise: "W1, W4",
             expected: "reconcile runs by itself, drift 0",
         };
-        let Some(mut trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
-        let topic = Topics::with_suffix(&trial.pipeline.topic_suffix).changes;
-        let kafka = trial.pipeline.kafka.clone();
-        // The synchronizer makes the topics when it starts.
-        trial.pipeline.synchronizer.kill();
-        let deleted = admin(&kafka).delete_topics(&[&topic], &options()).await.expect("the broker answers");
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        let Some(trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
+        // The synchronizer makes it again by itself.
+        delete_the_topic(&trial.pipeline.kafka, &trial.pipeline.topic_suffix).await;
         let fault_at = now_ms() as f64 / 1000.0;
         trial.writes(2 * RATE).await;
-        trial.pipeline.synchronizer.start_again();
-        trial.pipeline.ready().await;
         trial.goes_on().await;
         is_whole_again(trial, fault_at, row).await;
     })

@@ -190,7 +190,7 @@ impl Trial {
     /// The pipeline's database is this one from now on: what is checked at the end is checked there.
     pub async fn moves_to(&mut self, database: &Secret) {
         self.pipeline.database_url = database.clone();
-        self.checker = Checker::on(database).await;
+        self.checker.moves_to(database).await;
     }
 
     /// All synchronizers: the process and its address.

@@ -51,13 +51,6 @@ async fn is_served(socket: &mut Socket, chat: &str) -> Vec<Value> {
     panic!("the connection ended; it was told {before:?}");
 }
 
-/// The memory that a process takes, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_client_that_floods_harms_nobody_else() {
     let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
@@ -67,7 +60,7 @@ async fn one_client_that_floods_harms_nobody_else() {
     let reader = Reader::watch_chat(&pipeline.internal_address, &chat);
     let first = vendor.post(&chat, "before").await;
     eventually!(reader.text(&chat, &first).is_some(), "somebody watches");
-    let before = resident(pipeline.internal.pid());
+    let before = pipeline.internal.memory();
 
     // One frame of 64 MB.
     let mut large = socket(&pipeline).await;
@@ -106,7 +99,7 @@ async fn one_client_that_floods_harms_nobody_else() {
     let last = vendor.post(&chat, "after").await;
     eventually!(reader.text(&chat, &last).is_some(), "who watches has noticed nothing");
     assert_eq!(reader.screen().loads, 1, "its connection lasted");
-    let grown = resident(pipeline.internal.pid()).saturating_sub(before);
+    let grown = pipeline.internal.memory().saturating_sub(before);
     assert!(grown < 32 << 20, "nothing of it was kept in memory: {grown} bytes more");
 }
 

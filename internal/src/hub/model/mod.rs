@@ -261,31 +261,49 @@ impl World {
     }
 }
 
-/// Everything that tells one state from another.
+impl World {
+    /// Everything that tells one state from another. Pods are alike, and so are pages: which of them is the first does
+    /// not tell.
+    fn picture(&self) -> String {
+        let pods: Vec<String> = self.pods.iter().map(|pod| format!("\n  {pod:?}")).collect();
+        let page = |page: &Page| {
+            let told = page.at.as_ref().map_or(String::new(), |at| self.pods[at.pod].subscription(at.connection));
+            (page.at.as_ref().map(|at| at.pod), format!("{page:?} {told}"))
+        };
+        let pages: Vec<(Option<usize>, String)> = self.pages.iter().map(page).collect();
+        let first: Vec<usize> = (0..pods.len()).collect();
+        let orders = [first.clone(), first.into_iter().rev().collect()];
+        let in_order = |order: &Vec<usize>| {
+            let place = |pod: usize| order.iter().position(|number| *number == pod).unwrap_or_default();
+            let mut pages: Vec<String> =
+                pages.iter().map(|(pod, page)| format!("\n  at pod {:?}: {page}", pod.map(place))).collect();
+            pages.sort();
+            order
+                .iter()
+                .map(|number| pods[*number].as_str())
+                .chain(pages.iter().map(String::as_str))
+                .collect::<String>()
+        };
+        let least = orders.iter().map(in_order).min().unwrap_or_default();
+        format!("log {}, gate {:?}, kills {}{least}", self.written, self.gate, self.kills)
+    }
+}
+
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "log {}, gate {:?}, kills {}", self.written, self.gate, self.kills)?;
-        for (number, pod) in self.pods.iter().enumerate() {
-            let pages = self.pages.iter().enumerate();
-            let connected = pages.filter_map(|(page, known)| {
-                let at = known.at.as_ref().filter(|at| at.pod == number)?;
-                Some((at.connection, page))
-            });
-            pod.describe(f, connected.collect())?;
-        }
-        self.pages.iter().try_for_each(|page| write!(f, "\n  {page:?}"))
+        f.write_str(&self.picture())
     }
 }
 
 impl PartialEq for World {
     fn eq(&self, other: &Self) -> bool {
-        format!("{self:?}") == format!("{other:?}")
+        self.picture() == other.picture()
     }
 }
 
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        format!("{self:?}").hash(state);
+        self.picture().hash(state);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A page: it merges what it gets by version, and keeps the last position that counts, as `copy.js` does.
 
+use std::fmt;
 use std::sync::Arc;
 
 use contract::Version;
@@ -28,13 +29,20 @@ pub struct Page {
 }
 
 /// Its connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct At {
     pub pod: usize,
     pub connection: ConnectionId,
     pub phase: Phase,
     /// What it has brought.
     brought: Versions,
+}
+
+/// Connections are numbered as they come, which tells nothing.
+impl fmt::Debug for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, brought {:?}", self.phase, self.brought)
+    }
 }
 
 /// How far the pod's task that brings it up to date is.

@@ -118,13 +118,29 @@ impl Pod {
         state.connections.get(&connection).map_or(Vec::new(), |known| known.outbox.fork().take().0)
     }
 
-    /// Everything that tells one from another; connections by the pages they belong to.
-    pub fn describe(&self, f: &mut fmt::Formatter<'_>, connected: Vec<(ConnectionId, usize)>) -> fmt::Result {
+    /// What the hub knows of a connection, and what waits for it.
+    pub fn subscription(&self, connection: ConnectionId) -> String {
+        let state = self.hub.lock();
+        let subscription = match state.rooms.get(CHAT).and_then(|room| room.get(&connection)) {
+            None => "not subscribed".to_owned(),
+            Some(Subscription::Loading(kept)) => {
+                format!("keeps {:?}", kept.iter().map(|kept| &kept.frame).collect::<Vec<_>>())
+            }
+            Some(Subscription::Live(None)) => "live".to_owned(),
+            Some(Subscription::Live(Some(ahead))) => format!("ahead {}", ahead.describe()),
+        };
+        drop(state);
+        format!("{subscription} {:?}", self.waiting_for(connection))
+    }
+}
+
+/// Everything that tells one from another, but for its connections.
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hub, next, live_from, read } = self;
-        let numbers: Option<Vec<_>> = read
-            .as_ref()
-            .map(|read| read.iter().map(|update| (update.offset, number_of(&update.row.version))).collect());
-        write!(f, "\n  pod at {next} of {live_from}, has read {numbers:?}")?;
+        let number = |update: &Update| (update.offset, number_of(&update.row.version), update.early);
+        let read: Option<Vec<_>> = read.as_ref().map(|read| read.iter().map(number).collect());
+        write!(f, "pod at {next} of {live_from}, has read {read:?}")?;
         let state = hub.lock();
         let pushed: BTreeMap<_, _> = state.pushes.all().map(|(name, version)| (name, number_of(version))).collect();
         write!(f, "; pushed {pushed:?} up to {:?}", state.published.values().collect::<Vec<_>>())?;
@@ -134,21 +150,6 @@ impl Pod {
         for ring in state.rings.values() {
             let rows: Vec<_> = ring.rows(CHAT, 0).map(|row| (row.id.as_str(), number_of(&row.version))).collect();
             write!(f, "; ring {}..{} {rows:?} {:?}", ring.start(), ring.end(), ring.marker_before(ring.end()))?;
-        }
-        for (connection, page) in connected {
-            write!(f, "; page {page}: ")?;
-            match state.rooms.get(CHAT).and_then(|room| room.get(&connection)) {
-                None => write!(f, "not subscribed")?,
-                Some(Subscription::Loading(kept)) => {
-                    let kept: Vec<_> = kept.iter().map(|kept| &kept.frame).collect();
-                    write!(f, "keeps {kept:?}")?;
-                }
-                Some(Subscription::Live(None)) => write!(f, "live")?,
-                Some(Subscription::Live(Some(ahead))) => write!(f, "ahead {}", ahead.describe())?,
-            }
-            if let Some(known) = state.connections.get(&connection) {
-                write!(f, " {:?}", known.outbox.fork().take())?;
-            }
         }
         Ok(())
     }

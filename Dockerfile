@@ -9,7 +9,7 @@ FROM rust:1.95-bookworm AS compiled
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked -p external -p synchronizer -p writer -p internal && \
+    cargo build --release --locked -p external -p synchronizer -p writer -p internal --features platform/kafka-tls && \
     mkdir /out && cp target/release/external target/release/synchronizer target/release/writer target/release/internal /out/
 
 FROM scratch AS outside

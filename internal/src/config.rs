@@ -8,6 +8,7 @@ use std::time::Duration;
 use platform::config::{Secret, duration};
 use platform::dead_letters::PostgresLetters;
 use platform::event_log::kafka::Kafka;
+use platform::event_log::kafka_settings::KafkaSettings;
 use platform::redis::RedisTls;
 use platform::tls::Files;
 
@@ -34,9 +35,8 @@ pub struct Config {
     /// Redis, as redis://host:port, or rediss:// over TLS; also from the file that REDIS_URL_FILE names.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Secret,
-    /// Kafka's brokers, as `host:port`, separated by commas.
-    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
-    pub kafka: String,
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
     /// Where the page, the API and /livez, /readyz and /metrics are served.
     #[arg(long, env = "CHAT_SYNC_INTERNAL_LISTEN", default_value = "127.0.0.1:30002")]
     pub listen: SocketAddr,
@@ -105,7 +105,7 @@ impl Config {
         let copy = Arc::new(PostgresCopy::new(pool.clone()));
         let redis = |connections| platform::redis::pool(&self.redis_url, &self.redis_tls, connections, REDIS);
         Ok(World {
-            log: Arc::new(Kafka::new(&self.kafka)?),
+            log: Arc::new(Kafka::reached_by(&self.kafka)?),
             copy: copy.clone(),
             history: copy,
             letters: Arc::new(PostgresLetters::new(pool)),

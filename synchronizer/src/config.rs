@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use platform::config::{Secret, duration};
+use platform::event_log::kafka_settings::KafkaSettings;
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::{Parts, Stop};
 
@@ -16,9 +17,8 @@ use platform::lifecycle::{Parts, Stop};
 pub struct Config {
     #[command(flatten)]
     pub settings: Settings,
-    /// Kafka's brokers, as `host:port`, separated by commas.
-    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
-    pub kafka: String,
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
     /// The copy's database, as postgres://user:password@host:port/database; only read, to compare with the source.
     /// Several nodes as host:port,host:port: the first that answers. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]

@@ -284,10 +284,7 @@ impl Leader {
                 Ok(()) => self.world.log_check.ready("appends"),
                 Err(error) => {
                     self.world.log_check.waiting(error.to_string());
-                    // Somebody may have deleted a topic. If it is the log that does not answer, so it is next time.
-                    if let Err(error) = self.world.to_log.make_topics().await {
-                        tracing::debug!(%error, "looking for the topics");
-                    }
+                    self.world.to_log.make_topics_again().await;
                 }
             }
         }

@@ -74,6 +74,7 @@ impl Standby {
         let mut waits = retry::reconnecting();
         while let Err(error) = self.follow_once(leadership).await {
             self.world.log_check.waiting(error.to_string());
+            self.world.to_log.make_topics_again().await;
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
         }
     }

@@ -73,12 +73,12 @@ impl ToLog {
         Ok(to_log)
     }
 
-    /// Makes the topics again that somebody has deleted.
-    ///
-    /// # Errors
-    /// [`LogError`].
-    pub async fn make_topics(&self) -> Result<(), LogError> {
-        self.log.ensure_topics(&specs(&self.topics)).await
+    /// The log did not take or give something: makes the topics again that somebody may have deleted. If the log itself
+    /// does not answer, there will be a next time.
+    pub async fn make_topics_again(&self) {
+        if let Err(error) = self.log.ensure_topics(&specs(&self.topics)).await {
+            tracing::debug!(%error, "looking for the topics");
+        }
     }
 
     /// The number of partitions of the changes topic.

@@ -36,14 +36,34 @@ impl OwnKafka {
     pub async fn with_a_proxy() -> Option<(Self, Proxy)> {
         let behind = free_port();
         let proxy = Proxy::to(&format!("127.0.0.1:{behind}")).await;
-        let second = |properties: String| {
-            properties
-                .replace("\nlisteners=", &format!("\nlisteners=PROXY://127.0.0.1:{behind},"))
-                .replace("\nadvertised.listeners=", &format!("\nadvertised.listeners=PROXY://{},", proxy.address))
-                .replace("protocol.map=", "protocol.map=PROXY:PLAINTEXT,")
-        };
-        let kafka = Self::prepare(second).await?;
+        let (_, told) = proxy.address.rsplit_once(':').expect("an address");
+        let told = told.parse().expect("a port");
+        let kafka = Self::prepare(|properties| listening(&properties, "PLAINTEXT", behind, told)).await?;
         Some((kafka, proxy))
+    }
+
+    /// With a second way to it, over TLS: what it shows and whom it believes are PEM files. Whoever comes this way must
+    /// show a certificate. Gives the way's address.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn over_tls(certificate: &Path, key: &Path, ca: &Path) -> Option<(Self, String)> {
+        let port = free_port();
+        // Kafka takes the key and the certificate from one file.
+        let store = certificate.with_extension("store");
+        let both = [certificate, key].map(|file| std::fs::read_to_string(file).expect("PEM")).concat();
+        std::fs::write(&store, both).expect("the file");
+        let settings = [
+            ("ssl.keystore.type", "PEM".to_owned()),
+            ("ssl.keystore.location", store.display().to_string()),
+            ("ssl.truststore.type", "PEM".to_owned()),
+            ("ssl.truststore.location", ca.display().to_string()),
+            ("ssl.client.auth", "required".to_owned()),
+        ];
+        let settings: String = settings.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        let kafka =
+            Self::prepare(|properties| format!("{}\n{settings}", listening(&properties, "SSL", port, port))).await?;
+        Some((kafka, format!("127.0.0.1:{port}")))
     }
 
     async fn prepare(change: impl FnOnce(String) -> String) -> Option<Self> {
@@ -96,6 +116,14 @@ impl OwnKafka {
             child.wait().expect("it ends");
         }
     }
+}
+
+/// One way more: it listens at a port, and clients that come this way are told to come to another.
+fn listening(properties: &str, protocol: &str, port: u16, told: u16) -> String {
+    properties
+        .replace("\nlisteners=", &format!("\nlisteners=MORE://127.0.0.1:{port},"))
+        .replace("\nadvertised.listeners=", &format!("\nadvertised.listeners=MORE://127.0.0.1:{told},"))
+        .replace("protocol.map=", &format!("protocol.map=MORE:{protocol},"))
 }
 
 impl Drop for OwnKafka {

@@ -44,6 +44,8 @@ pub struct Options {
     pub redis_through: Option<String>,
     /// A database of the test's own, with what the pipeline's processes are told instead of its URL.
     pub database: Option<(Secret, String)>,
+    /// Further settings of the three services that reach Kafka.
+    pub everywhere: Vec<(&'static str, String)>,
     /// Further settings of the vendor, of the synchronizer, of the writer, and of internal.
     pub external: Vec<(&'static str, String)>,
     pub synchronizer: Vec<(&'static str, String)>,
@@ -75,7 +77,11 @@ impl Pipeline {
         if let Some(address) = options.vendor_address {
             vendor_address = address;
         }
-        let shared = |listen| shared_variables(&kafka, &topic_suffix, listen);
+        let shared = |listen| {
+            let mut variables = shared_variables(&kafka, &topic_suffix, listen);
+            variables.extend(options.everywhere.clone());
+            variables
+        };
         let external = vendor(folder.path(), &vendor_address, &options.replay, options.external);
         let mut variables = shared(("CHAT_SYNC_SYNCHRONIZER_LISTEN", &synchronizer_address));
         variables.push(("CHAT_SYNC_SOURCE_URL", format!("http://{vendor_address}")));

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use platform::config::Secret;
+use platform::event_log::kafka_settings::KafkaSettings;
 
 /// Consumes the log and keeps the copy in Postgres.
 #[derive(Debug, Clone, clap::Parser)]
@@ -16,9 +17,8 @@ pub struct Config {
     /// which the one that can be written to is taken. Also from the file that DATABASE_URL_FILE names.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Kafka's brokers, as `host:port`, separated by commas.
-    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092")]
-    pub kafka: String,
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "CHAT_SYNC_WRITER_LISTEN", default_value = "127.0.0.1:30004")]
     pub listen: SocketAddr,

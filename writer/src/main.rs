@@ -23,7 +23,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     stop_on_signals(&stop)?;
     let listener = platform::http::listen(config.listen, "--listen").await?;
     parts.spawn("http", platform::http::serve(listener, platform::http::about(health.clone()), stop.clone()));
-    let log = Arc::new(Kafka::new(&config.kafka)?);
+    let log = Arc::new(Kafka::reached_by(&config.kafka)?);
     parts.spawn("writer", writer::run(config.settings, log, store, health, stop.clone()));
     parts.join(&stop, DRAIN_BUDGET).await
 }

@@ -121,10 +121,10 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "nothing older than a load or a resume had",
         file: "internal/src/hub/pushes.rs",
-        from: "self.versions.get(message).is_some_and(|ahead| ahead > version)",
-        to: "{ let _ = (message, version); false }",
+        from: "self.0.peek(name).is_some_and(|given| given > version)",
+        to: "{ let _ = (name, version); false }",
         binary: ["internal", "it"],
-        test: "v3_nobody_is_pushed_anything_older_than_the_own_load",
+        test: "v3_nobody_is_pushed_anything_older_than_a_load",
     },
     Mutant {
         guard: "the deadline of an exclusive source",

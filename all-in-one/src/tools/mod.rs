@@ -14,6 +14,7 @@ use platform::config::Secret;
 use platform::dead_letters::{DeadLetters, PostgresLetters};
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
+use platform::event_log::kafka_settings::KafkaSettings;
 use platform::sqlite::Sqlite;
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::source::Source;
@@ -59,9 +60,8 @@ pub struct Where {
     /// The region whose log is looked at.
     #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a", global = true)]
     pub region: String,
-    /// Kafka's brokers, as `host:port`, separated by commas.
-    #[arg(long, env = "CHAT_SYNC_KAFKA", default_value = "127.0.0.1:9092", global = true)]
-    pub kafka: String,
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
     /// What is added to every topic's name.
     #[arg(long, env = "CHAT_SYNC_TOPIC_SUFFIX", default_value = "", global = true)]
     pub topic_suffix: String,
@@ -115,7 +115,7 @@ impl World {
         sqlx::query("SELECT 1 FROM progress LIMIT 1").execute(&pool).await.context("the copy (DATABASE_URL)")?;
         let store = Arc::new(Postgres::new(pool.clone()));
         let (stored, letters) = (Arc::new(PostgresStored::new(pool.clone())), Arc::new(PostgresLetters::new(pool)));
-        let log = Arc::new(Kafka::new(&place.kafka)?);
+        let log = Arc::new(Kafka::reached_by(&place.kafka)?);
         Ok(Self { source, stored, store, letters, log, settings, internal_url })
     }
 }

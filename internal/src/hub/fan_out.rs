@@ -48,28 +48,21 @@ impl Hub {
 
     /// Rows of one chat, to everybody who watches it.
     fn push(&self, state: &mut State, news: &[Update]) -> u64 {
-        let Some(Update { at, row, .. }) = news.first() else { return 0 };
+        let Some(Update { row, .. }) = news.first() else { return 0 };
         if !state.rooms.contains_key(&row.chat_id) {
             return 0;
         }
         let frames: Vec<Arc<Framed>> = news.iter().map(|update| Arc::new(self.framed(state, update))).collect();
-        let State { rooms, connections, published, .. } = state;
-        let published =
-            |topic: &str| published.get(&TopicPartition::new(topic, at.partition)).copied().unwrap_or_default();
+        let State { rooms, connections, .. } = state;
         let mut watching = 0;
         for (connection, subscription) in rooms.get_mut(&row.chat_id).into_iter().flatten() {
             watching += 1;
             match subscription {
                 Subscription::Loading(kept) => kept.extend(frames.iter().cloned()),
-                Subscription::Live(ahead) => {
-                    ahead.take_if(|ahead| ahead.is_over(published));
-                    let is_wanted = |framed: &&Arc<Framed>| {
-                        ahead.as_ref().is_none_or(|ahead| !ahead.has_newer(framed.message(), &framed.version))
-                    };
-                    let wanted =
-                        frames.iter().filter(is_wanted).map(|framed| (framed.about.clone(), framed.frame.clone()));
+                Subscription::Live => {
                     if let Some(connection) = connections.get(connection) {
-                        connection.outbox.push_all(wanted);
+                        let frames = frames.iter().map(|framed| (framed.about.clone(), framed.frame.clone()));
+                        connection.outbox.push_all(frames);
                     }
                 }
             }
@@ -99,9 +92,11 @@ impl State {
                 self.early.read(&update.row);
             }
             let name = name_of(&update.row);
-            if !self.pushes.is_news(&name, &update.row.version) {
+            let version = &update.row.version;
+            if !self.pushes.is_news(&name, version) || self.given.has_newer(&name, version) {
                 continue;
             }
+            self.given.forget(&name);
             let connections = self.rooms.get(&update.row.chat_id).map_or(0, |room| room.len() as u64);
             let (version, answer, at) = (update.row.version.clone(), update.answer.into(), Timestamp::now());
             self.pushes.put(name, Pushed { version, answer, connections, at });

@@ -36,7 +36,7 @@ pub use chats::Known;
 use fan_out::Framed;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
-use pushes::{Ahead, Early, Pushes, keep_newest, name_of};
+use pushes::{Early, Given, Pushes, keep_newest, name_of};
 pub use turns::QUANTUM;
 
 pub type ConnectionId = u64;
@@ -60,6 +60,7 @@ struct State {
     /// When the source was last known to be read to its end, by the newest marker of each partition.
     fresh: BTreeMap<TopicPartition, Timestamp>,
     pushes: Pushes,
+    given: Given,
     early: Early,
     chats: Chats,
     connections: HashMap<ConnectionId, Connection>,
@@ -77,7 +78,7 @@ struct Connection {
 enum Subscription {
     /// Updates are kept until the load is sent.
     Loading(Vec<Arc<Framed>>),
-    Live(Option<Box<Ahead>>),
+    Live,
 }
 
 /// A row to push, and the record that brought it.
@@ -134,6 +135,7 @@ impl Hub {
                 published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
                 pushes: Pushes::new(),
+                given: Given::new(),
                 early: Early::default(),
                 chats: Chats::default(),
                 connections: HashMap::new(),
@@ -307,15 +309,14 @@ impl Hub {
         let mut state = self.lock();
         let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
         let behind = plan.behind;
-        let ahead = state.ahead(chat, plan.window.iter().chain(&plan.outside), &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
         let Some(outbox) = state.outbox(connection) else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
             return Loaded::Gone;
         };
-        let kept = match std::mem::replace(subscription, Subscription::Live(ahead)) {
+        let kept = match std::mem::replace(subscription, Subscription::Live) {
             Subscription::Loading(kept) => kept,
-            Subscription::Live(_) => Vec::new(),
+            Subscription::Live => Vec::new(),
         };
         let load =
             ServerFrame::Load { chat, messages: &plan.window, outside: &plan.outside, more: plan.more, resume, behind };
@@ -325,6 +326,8 @@ impl Hub {
         // The load may have more than was pushed when they were kept.
         let is_news = |kept: &&Arc<Framed>| loaded.get(kept.message()).is_none_or(|loaded| **loaded < kept.version);
         outbox.push_all(kept.iter().filter(is_news).map(|kept| (kept.about.clone(), kept.frame.clone())));
+        let State { given, pushes, .. } = &mut *state;
+        given.note(plan.window.iter().chain(&plan.outside), pushes);
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
@@ -348,8 +351,8 @@ impl Hub {
         keep_newest(&mut missed);
         // The log may hold an older version behind a newer one, which the client has.
         missed.retain(|row| !state.pushes.has_newer(&name_of(row), &row.version));
+        let missed: Vec<ShownMessage> = missed.into_iter().cloned().collect();
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();
-        let ahead = state.ahead(chat, missed.iter().copied(), &ends);
         let resume = self.encode_token(chat, state.partition_of(chat), ends);
         if missed.is_empty() && token.region != self.region {
             // Nothing was missed, but the client's position is of another region: the next time it is asked, it has ours.
@@ -364,7 +367,9 @@ impl Hub {
             let update = ServerFrame::Update { chat, messages: std::slice::from_ref(row), resume };
             outbox.push(Arc::new(about), update.encode());
         }
-        state.rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live(ahead));
+        let State { given, pushes, rooms, .. } = &mut *state;
+        given.note(missed.iter(), pushes);
+        rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
         Resumed::Exactly
     }
 
@@ -414,20 +419,6 @@ impl Hub {
 }
 
 impl State {
-    /// What of these rows, which reach up to these positions, was not pushed yet.
-    fn ahead<'a>(
-        &self,
-        chat: &str,
-        rows: impl Iterator<Item = &'a ShownMessage>,
-        positions: &BTreeMap<String, Position>,
-    ) -> Option<Box<Ahead>> {
-        let until: BTreeMap<String, u64> =
-            positions.iter().map(|(topic, position)| (topic.clone(), position.offset)).collect();
-        let mut rings = self.rings_of(chat).map(|(at, _)| at);
-        let all_pushed = rings.all(|at| self.published.get(at) >= until.get(&*at.topic));
-        if all_pushed { None } else { Ahead::of(rows, &self.pushes, until) }
-    }
-
     fn partition_of(&self, chat: &str) -> u32 {
         if self.partitions == 0 { 0 } else { partition_of(chat, self.partitions) }
     }

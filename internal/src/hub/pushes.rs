@@ -1,6 +1,6 @@
 //! Which version of each message browsers have, so that none is sent an older one (V3).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use contract::{Timestamp, Version};
@@ -11,6 +11,9 @@ use crate::shown::ShownMessage;
 
 /// Of how many messages a version is remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
+
+/// Of how many messages it is remembered that somebody was given a version that was not pushed.
+const GIVEN: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// A message as it was pushed last, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,41 +120,45 @@ impl Early {
     }
 }
 
-/// What one connection was sent before everybody got it: a load has what the store has, and a resume what the ring has,
-/// and this pod may not have pushed that yet. Nothing older is for this connection any more.
-#[derive(Debug, Clone)]
-pub struct Ahead {
-    /// By message.
-    versions: HashMap<String, Version>,
-    /// By topic: when everything before these offsets was pushed, nothing is ahead any more.
-    until: BTreeMap<String, u64>,
-}
+/// What loads and resumes gave that is newer than what was pushed: a load has what the store has, a resume what the ring
+/// has. Nothing older is pushed any more, to anybody: whoever was not given it gets it when its own record comes.
+#[derive(Clone)]
+pub struct Given(LruCache<Name, Version>);
 
-impl Ahead {
-    /// What of these rows was not pushed yet; `None` if all of it was.
-    pub fn of<'a>(
-        rows: impl Iterator<Item = &'a ShownMessage>,
-        pushes: &Pushes,
-        until: BTreeMap<String, u64>,
-    ) -> Option<Box<Self>> {
-        let ahead = rows.filter(|row| pushes.get(&name_of(row)).is_none_or(|pushed| pushed.version < row.version));
-        let versions: HashMap<_, _> = ahead.map(|row| (row.id.clone(), row.version.clone())).collect();
-        (!versions.is_empty()).then(|| Box::new(Self { versions, until }))
+impl Given {
+    pub fn new() -> Self {
+        Self::remembering(GIVEN)
     }
 
-    pub fn has_newer(&self, message: &str, version: &Version) -> bool {
-        self.versions.get(message).is_some_and(|ahead| ahead > version)
+    pub fn remembering(messages: NonZeroUsize) -> Self {
+        Self(LruCache::new(messages))
+    }
+
+    /// Somebody was given these rows.
+    pub fn note<'a>(&mut self, rows: impl Iterator<Item = &'a ShownMessage>, pushes: &Pushes) {
+        for row in rows {
+            let name = name_of(row);
+            if pushes.get(&name).is_none_or(|pushed| pushed.version < row.version)
+                && !self.has_newer(&name, &row.version)
+            {
+                self.0.put(name, row.version.clone());
+            }
+        }
+    }
+
+    /// Whether somebody was given a newer version.
+    pub fn has_newer(&self, name: &Name, version: &Version) -> bool {
+        self.0.peek(name).is_some_and(|given| given > version)
+    }
+
+    /// What was pushed now is as new: from here on that is remembered instead.
+    pub fn forget(&mut self, name: &Name) {
+        self.0.pop(name);
     }
 
     #[cfg(test)]
-    pub fn describe(&self) -> String {
-        let sorted: BTreeMap<_, _> = self.versions.iter().collect();
-        format!("{sorted:?} until {:?}", self.until)
-    }
-
-    /// Whether everything was pushed by now; `published` gives a topic's offset.
-    pub fn is_over(&self, published: impl Fn(&str) -> u64) -> bool {
-        self.until.iter().all(|(topic, until)| published(topic) >= *until)
+    pub fn all(&self) -> impl Iterator<Item = (&Name, &Version)> {
+        self.0.iter()
     }
 }
 

@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::Offset;
 use rdkafka::{TopicPartitionList, util::Timeout};
 
 use super::kafka_reader::KafkaReader;
+use super::kafka_settings::KafkaSettings;
 use super::{EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec};
 use crate::fail_point::fail_point;
 use crate::retry;
@@ -29,7 +30,7 @@ const MAX_MESSAGE_BYTES: &str = "8388608";
 /// A Kafka cluster.
 #[derive(Clone)]
 pub struct Kafka {
-    brokers: String,
+    cluster: ClientConfig,
     producer: Arc<RwLock<FutureProducer>>,
 }
 
@@ -39,12 +40,25 @@ impl Kafka {
     /// # Errors
     /// If librdkafka refuses the settings.
     pub fn new(brokers: &str) -> Result<Self, LogError> {
-        let producer = Arc::new(RwLock::new(Self::new_producer(brokers)?));
-        Ok(Self { brokers: brokers.to_owned(), producer })
+        Self::at(client(brokers))
     }
 
-    fn new_producer(brokers: &str) -> Result<FutureProducer, LogError> {
-        client(brokers)
+    /// A client of the brokers that the settings name.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong.
+    pub fn reached_by(settings: &KafkaSettings) -> anyhow::Result<Self> {
+        Ok(Self::at(settings.client()?)?)
+    }
+
+    fn at(cluster: ClientConfig) -> Result<Self, LogError> {
+        let producer = Arc::new(RwLock::new(Self::new_producer(&cluster)?));
+        Ok(Self { cluster, producer })
+    }
+
+    fn new_producer(cluster: &ClientConfig) -> Result<FutureProducer, LogError> {
+        cluster
+            .clone()
             .set("acks", "all")
             .set("enable.idempotence", "true")
             // The default of 5 ms is most of an idle pipeline's latency.
@@ -64,7 +78,7 @@ impl Kafka {
     fn replace_if_broken(&self, producer: &FutureProducer) {
         let Some((code, why)) = producer.client().fatal_error() else { return };
         tracing::error!(%code, why, "the producer is broken; making a new one");
-        match Self::new_producer(&self.brokers) {
+        match Self::new_producer(&self.cluster) {
             Ok(new) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = new,
             Err(error) => tracing::error!(%error, "no new producer"),
         }
@@ -86,8 +100,8 @@ impl Kafka {
         Ok(())
     }
 
-    pub(super) fn consumer_config(brokers: &str, group: &str) -> ClientConfig {
-        let mut config = client(brokers);
+    pub(super) fn consumer_config(cluster: &ClientConfig, group: &str) -> ClientConfig {
+        let mut config = cluster.clone();
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")
@@ -112,7 +126,7 @@ impl Kafka {
     }
 }
 
-fn client(brokers: &str) -> ClientConfig {
+pub(super) fn client(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
@@ -127,7 +141,7 @@ fn client(brokers: &str) -> ClientConfig {
 #[async_trait]
 impl EventLog for Kafka {
     async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
-        let admin: AdminClient<DefaultClientContext> = client(&self.brokers).create().map_err(unavailable)?;
+        let admin: AdminClient<DefaultClientContext> = self.cluster.create().map_err(unavailable)?;
         let settings: Vec<(String, String)> =
             topics.iter().map(|topic| (topic.retention_ms.to_string(), topic.max_record_bytes.to_string())).collect();
         let new = topics.iter().zip(&settings).map(|(topic, (retention, bytes))| new_topic(topic, retention, bytes));
@@ -156,7 +170,7 @@ impl EventLog for Kafka {
     }
 
     async fn read(&self, topic: Topic, group: &str, sharing: Sharing) -> Result<Box<dyn Reader>, LogError> {
-        Ok(Box::new(KafkaReader::open(&self.brokers, topic, group, sharing)?))
+        Ok(Box::new(KafkaReader::open(&self.cluster, topic, group, sharing)?))
     }
 
     async fn offsets(&self, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
@@ -165,18 +179,18 @@ impl EventLog for Kafka {
     }
 
     async fn since(&self, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
-        let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
-        self.blocking(move |producer| since(producer, &brokers, &topic, since_ms)).await
+        let (topic, cluster) = (topic.to_owned(), self.cluster.clone());
+        self.blocking(move |producer| since(producer, &cluster, &topic, since_ms)).await
     }
 
     async fn find(&self, at: &TopicPartition, key: &str, since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
-        let (at, key, brokers) = (at.clone(), key.as_bytes().to_owned(), self.brokers.clone());
-        self.blocking(move |_| find(&brokers, &at, &key, since_ms)).await
+        let (at, key, cluster) = (at.clone(), key.as_bytes().to_owned(), self.cluster.clone());
+        self.blocking(move |_| find(&cluster, &at, &key, since_ms)).await
     }
 
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
-        let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
-        self.blocking(move |producer| tail(producer, &brokers, &topic, per_partition)).await
+        let (topic, cluster) = (topic.to_owned(), self.cluster.clone());
+        self.blocking(move |producer| tail(producer, &cluster, &topic, per_partition)).await
     }
 }
 
@@ -236,7 +250,12 @@ fn offsets(producer: &FutureProducer, topic: &str) -> Result<BTreeMap<u32, Offse
     Ok(all)
 }
 
-fn tail(producer: &FutureProducer, brokers: &str, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError> {
+fn tail(
+    producer: &FutureProducer,
+    cluster: &ClientConfig,
+    topic: &str,
+    per_partition: u64,
+) -> Result<Vec<LogRecord>, LogError> {
     let mut positions = TopicPartitionList::new();
     let mut unfinished = BTreeSet::new();
     for (partition, held) in offsets(producer, topic)? {
@@ -252,17 +271,22 @@ fn tail(producer: &FutureProducer, brokers: &str, topic: &str, per_partition: u6
     if unfinished.is_empty() {
         return Ok(Vec::new());
     }
-    read_to_the_end(&looking(brokers)?, &positions, unfinished, topic.into(), |_| true)
+    read_to_the_end(&looking(cluster)?, &positions, unfinished, topic.into(), |_| true)
 }
 
-fn since(producer: &FutureProducer, brokers: &str, topic: &str, since_ms: i64) -> Result<BTreeMap<u32, u64>, LogError> {
+fn since(
+    producer: &FutureProducer,
+    cluster: &ClientConfig,
+    topic: &str,
+    since_ms: i64,
+) -> Result<BTreeMap<u32, u64>, LogError> {
     let ends = offsets(producer, topic)?;
     let mut times = TopicPartitionList::new();
     for partition in ends.keys() {
         let id = i32::try_from(*partition).unwrap_or(i32::MAX);
         times.add_partition_offset(topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
     }
-    let found = looking(brokers)?.offsets_for_times(times, QUESTION).map_err(unavailable)?;
+    let found = looking(cluster)?.offsets_for_times(times, QUESTION).map_err(unavailable)?;
     let first = found.elements().into_iter().map(|element| {
         let partition = u32::try_from(element.partition()).unwrap_or_default();
         let first = match element.offset() {
@@ -274,8 +298,8 @@ fn since(producer: &FutureProducer, brokers: &str, topic: &str, since_ms: i64) -
     Ok(first.collect())
 }
 
-fn find(brokers: &str, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
-    let consumer = looking(brokers)?;
+fn find(cluster: &ClientConfig, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
+    let consumer = looking(cluster)?;
     let id = i32::try_from(at.partition).unwrap_or(i32::MAX);
     let mut since = TopicPartitionList::new();
     since.add_partition_offset(&at.topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
@@ -285,8 +309,8 @@ fn find(brokers: &str, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result
 }
 
 /// A consumer that tells where a partition ends.
-fn looking(brokers: &str) -> Result<BaseConsumer, LogError> {
-    let mut config = Kafka::consumer_config(brokers, "chat-sync-tail");
+fn looking(cluster: &ClientConfig) -> Result<BaseConsumer, LogError> {
+    let mut config = Kafka::consumer_config(cluster, "chat-sync-tail");
     config.set("enable.partition.eof", "true").create().map_err(unavailable)
 }
 

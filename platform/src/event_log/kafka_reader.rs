@@ -12,6 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -98,10 +99,10 @@ pub(super) struct KafkaReader {
 }
 
 impl KafkaReader {
-    pub(super) fn open(brokers: &str, topic: Topic, group: &str, sharing: Sharing) -> Result<Self, LogError> {
+    pub(super) fn open(cluster: &ClientConfig, topic: Topic, group: &str, sharing: Sharing) -> Result<Self, LogError> {
         let (rebalanced, rebalances) = mpsc::channel();
         let consumer: BaseConsumer<Context> =
-            Kafka::consumer_config(brokers, group).create_with_context(Context(rebalanced)).map_err(unavailable)?;
+            Kafka::consumer_config(cluster, group).create_with_context(Context(rebalanced)).map_err(unavailable)?;
         if sharing == Sharing::Group {
             let pattern = if topic.mirrored {
                 format!("^([a-z0-9-]+\\.)?{}$", topic.base.replace('.', "\\."))

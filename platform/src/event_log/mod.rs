@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 pub mod kafka;
 mod kafka_reader;
+pub mod kafka_settings;
 pub mod suite;
 
 /// A partition of a topic.

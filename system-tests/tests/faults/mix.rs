@@ -262,7 +262,8 @@ impl Servers {
                 self.postgres.start_if_ended().await;
             }
             Harm::RestorePostgres => {
-                self.nothing_fell().await;
+                // What is noted of steps backwards goes with the database that is replaced.
+                trial.checker.nothing_fell().await;
                 self.postgres.kill().await;
                 self.postgres.restore(&done.copy.expect("it was made"));
                 self.postgres.start_again().await;
@@ -284,16 +285,9 @@ impl Servers {
         }
     }
 
-    /// What is noted of steps backwards goes with the database that is replaced.
-    async fn nothing_fell(&self) {
-        let fell: Vec<String> =
-            sqlx::query_scalar("SELECT what FROM fell").fetch_all(&mut self.session().await).await.expect("falls");
-        assert!(fell.is_empty(), "went backwards in Postgres: {fell:?}");
-    }
-
     /// What the primary was given since the replica was made is lost.
     async fn promote(&mut self, replica: OwnPostgres, trial: &mut Trial) {
-        self.nothing_fell().await;
+        trial.checker.nothing_fell().await;
         self.postgres.kill().await;
         replica.promote();
         self.to_postgres.redirect(&replica.address());

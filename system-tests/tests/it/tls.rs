@@ -9,6 +9,9 @@ use axum::routing::get;
 use axum_server::tls_rustls::RustlsConfig;
 use deadpool_redis::redis::cmd;
 use platform::config::Secret;
+use platform::event_log::EventLog;
+use platform::event_log::kafka::Kafka;
+use platform::event_log::kafka_settings::KafkaSettings;
 use platform::eventually;
 use platform::redis::RedisTls;
 use platform::testing::{postgres_database, server};
@@ -21,9 +24,11 @@ use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use synchronizer::source::{Outcome, Source};
 use synchronizer::vendor::Vendor;
+use system_tests::own_kafka::OwnKafka;
 use system_tests::own_redis::OwnRedis;
 use system_tests::pipeline::{Options, Pipeline, host_and_port};
 use system_tests::process::free_port;
+use system_tests::reader::Reader;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -263,4 +268,48 @@ async fn postgres_may_want_a_certificate() {
     assert_eq!(asked("verify-full", &authority.ca(), Some(foreign.client())).await, None, "with somebody else's");
     assert_eq!(asked("verify-full", &foreign.ca(), identity).await, None, "whom it does not believe");
     assert_eq!(asked("disable", &authority.ca(), None).await, None, "in the clear");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_may_want_a_certificate() {
+    let (authority, foreign) = (Authority::new(), Authority::new());
+    let (certificate, key) = authority.server();
+    let Some((_kafka, address)) = OwnKafka::over_tls(&certificate, &key, &authority.ca()).await else { return };
+    let reached = |ca: &Path, identity: Option<(PathBuf, PathBuf)>| {
+        let (kafka_cert, kafka_key) = identity.unzip();
+        KafkaSettings { kafka: format!("ssl://{address}"), kafka_ca: Some(ca.to_owned()), kafka_cert, kafka_key }
+    };
+    let asked = async |settings: KafkaSettings| {
+        let kafka = Kafka::reached_by(&settings).unwrap();
+        kafka.partitions("nothing").await.ok()
+    };
+    let identity = Some(authority.client());
+    let ours = reached(&authority.ca(), identity.clone());
+    assert_eq!(eventually!(asked(ours.clone()).await, "Kafka answers over TLS"), None, "there is no such topic");
+    assert!(asked(reached(&authority.ca(), None)).await.is_none(), "without a certificate");
+    assert!(asked(reached(&authority.ca(), Some(foreign.client()))).await.is_none(), "with somebody else's");
+    assert!(asked(reached(&foreign.ca(), identity)).await.is_none(), "whom it does not believe");
+    assert!(asked(KafkaSettings { kafka: address, ..plain() }).await.is_none(), "in the clear");
+
+    let options = Options { kafka: Some(ours.kafka.clone()), everywhere: over(&ours), ..Options::default() };
+    let Some(pipeline) = Pipeline::start(options).await else { return };
+    pipeline.ready().await;
+    let (vendor, reader) = (pipeline.vendor(), Reader::watch(&pipeline.internal_address));
+    let chat = vendor.create_chat("Sealed").await;
+    let id = vendor.post(&chat, "through the log over TLS").await;
+    eventually!(reader.text(&chat, &id).is_some(), "all four speak TLS to Kafka");
+}
+
+fn plain() -> KafkaSettings {
+    KafkaSettings { kafka: String::new(), kafka_ca: None, kafka_cert: None, kafka_key: None }
+}
+
+/// The settings of a service that reaches Kafka so.
+fn over(settings: &KafkaSettings) -> Vec<(&'static str, String)> {
+    let file = |file: &Option<PathBuf>| text(file.as_ref().unwrap());
+    vec![
+        ("CHAT_SYNC_KAFKA_CA", file(&settings.kafka_ca)),
+        ("CHAT_SYNC_KAFKA_CERT", file(&settings.kafka_cert)),
+        ("CHAT_SYNC_KAFKA_KEY", file(&settings.kafka_key)),
+    ]
 }

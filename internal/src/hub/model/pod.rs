@@ -10,11 +10,14 @@ use platform::event_log::TopicPartition;
 
 use super::{CHAT, Entry, Protocol, Seen, Versions, count};
 use crate::gate_suite::{row, version};
-use crate::hub::pushes::{Early, Pushes};
+use crate::hub::pushes::{Early, Given, Pushes};
 use crate::hub::{Chats, Connection, ConnectionId, Hub, State, Subscription, Update};
 use crate::ring::Item;
 
 pub const REGION: &str = "a";
+
+/// More than are explored; what is remembered is copied with every state.
+const MESSAGES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 
 /// The one partition of the one topic.
 pub fn partition() -> TopicPartition {
@@ -44,7 +47,8 @@ impl Pod {
                 rings: BTreeMap::new(),
                 published: BTreeMap::new(),
                 fresh: BTreeMap::new(),
-                pushes: Pushes::remembering(NonZeroUsize::MIN.saturating_add(100)),
+                pushes: Pushes::remembering(MESSAGES),
+                given: Given::remembering(MESSAGES),
                 early: Early::default(),
                 chats: Chats::default(),
                 connections: HashMap::new(),
@@ -126,8 +130,7 @@ impl Pod {
             Some(Subscription::Loading(kept)) => {
                 format!("keeps {:?}", kept.iter().map(|kept| &kept.frame).collect::<Vec<_>>())
             }
-            Some(Subscription::Live(None)) => "live".to_owned(),
-            Some(Subscription::Live(Some(ahead))) => format!("ahead {}", ahead.describe()),
+            Some(Subscription::Live) => "live".to_owned(),
         };
         drop(state);
         format!("{subscription} {:?}", self.waiting_for(connection))
@@ -144,6 +147,8 @@ impl fmt::Debug for Pod {
         let state = hub.lock();
         let pushed: BTreeMap<_, _> = state.pushes.all().map(|(name, version)| (name, number_of(version))).collect();
         write!(f, "; pushed {pushed:?} up to {:?}", state.published.values().collect::<Vec<_>>())?;
+        let given: BTreeMap<_, _> = state.given.all().map(|(name, version)| (name, number_of(version))).collect();
+        write!(f, "; given {given:?}")?;
         let early: BTreeMap<_, _> =
             state.early.rows(CHAT).map(|row| (row.id.as_str(), number_of(&row.version))).collect();
         write!(f, "; early {early:?}")?;
@@ -168,6 +173,7 @@ impl Clone for Pod {
             published: state.published.clone(),
             fresh: state.fresh.clone(),
             pushes: state.pushes.clone(),
+            given: state.given.clone(),
             early: state.early.clone(),
             chats: state.chats.clone(),
             connections: state.connections.iter().map(connection).collect(),

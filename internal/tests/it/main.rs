@@ -3,6 +3,7 @@
 mod access;
 mod gate;
 mod hub;
+mod never_older;
 mod receipts;
 mod shared_copy;
 mod socket;

@@ -15,5 +15,6 @@ mod protocols;
 mod real_log;
 mod receipts;
 mod reconcile;
+mod resume;
 mod tls;
 mod tools;

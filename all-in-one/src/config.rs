@@ -78,6 +78,7 @@ impl Config {
             source_key: None,
             source: "external".into(),
             region: "a".into(),
+            turns: synchronizer::config::TurnSettings::default(),
             topic_suffix: String::new(),
             poll_wait: Duration::from_secs(1),
             poll_limit: 500,

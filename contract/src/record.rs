@@ -83,6 +83,16 @@ pub struct Marker {
     pub drift: Option<u64>,
     #[serde(default)]
     pub verified_through: Option<Timestamp>,
+    /// The number of this leader's last marker that every partition took; 0 if there is none. Where that one was not read
+    /// before this one, records are missing in between.
+    #[serde(default)]
+    pub previous: u64,
+    /// The feed's generation, once it was served.
+    #[serde(default)]
+    pub generation: Option<u32>,
+    /// Whether changes may be missing up to the cursor, until a reconcile is done.
+    #[serde(default)]
+    pub gap: bool,
 }
 
 /// Why bytes are not a [`Record`].

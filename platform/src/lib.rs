@@ -11,6 +11,7 @@ pub mod leadership;
 pub mod lifecycle;
 pub mod postgres;
 pub mod redis;
+pub mod regions;
 pub mod retry;
 pub mod sqlite;
 pub mod telemetry;

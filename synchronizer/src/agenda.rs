@@ -115,6 +115,13 @@ impl Agenda {
         }
     }
 
+    /// Another region reads the feed, and this region's log has what it read: there is no reason to wait any more.
+    pub fn release_held(&self) {
+        if std::mem::take(&mut self.lock().held) {
+            self.changed.notify_one();
+        }
+    }
+
     pub fn take_up(&self, request: &Request) {
         if request.id != self.lock().state.request {
             self.ask(&request.reason, request.gap);

@@ -58,6 +58,11 @@ impl Appender {
         records.len()
     }
 
+    /// Another region has appended this; once is enough.
+    pub fn note(&self, record: &Record) {
+        self.seen().insert(record, Instant::now());
+    }
+
     fn drop_repeats(&self, records: &mut Vec<Record>, since: Option<Instant>) {
         let all = records.len();
         let mut seen = self.seen();

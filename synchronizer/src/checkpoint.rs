@@ -27,10 +27,17 @@ pub struct Checkpoint {
     /// The feed's generation, once it was served.
     #[serde(default)]
     pub generation: Option<u32>,
+    /// Whether this region polled itself; else it stood by, and this is where another region's markers were.
+    #[serde(default = "yes")]
+    pub polls: bool,
     /// Rounds that are under way, or done.
     #[serde(default)]
     pub reconcile: agenda::State,
     pub at: Timestamp,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Checkpoint {

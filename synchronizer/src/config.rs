@@ -10,6 +10,9 @@ use platform::config::{Secret, duration};
 use platform::event_log::kafka_settings::KafkaSettings;
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::{Parts, Stop};
+use platform::regions::{self, Region};
+
+use crate::turns::Rules;
 
 /// Polls the source and appends its changes to the log.
 #[derive(Debug, Clone, clap::Parser)]
@@ -67,6 +70,8 @@ pub struct Settings {
     /// The region's name.
     #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a")]
     pub region: String,
+    #[command(flatten)]
+    pub turns: TurnSettings,
     /// What is added to every topic's name, to keep installations apart on one cluster.
     #[arg(long, env = "CHAT_SYNC_TOPIC_SUFFIX", default_value = "")]
     pub topic_suffix: String,
@@ -98,7 +103,48 @@ pub struct Settings {
     pub reconcile_budget: NonZeroU32,
 }
 
+/// The other regions, and when this one polls instead of them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TurnSettings {
+    /// All regions, as a=https://a.example.org,b=https://b.example.org, this one among them; without it, it is the only one.
+    #[arg(long, env = "CHAT_SYNC_REGIONS", value_delimiter = ',')]
+    pub regions: Vec<Region>,
+    /// The region that polls whenever it can; without it, whoever polls goes on.
+    #[arg(long, env = "CHAT_SYNC_PREFERRED_REGION")]
+    pub preferred_region: Option<String>,
+    /// How long nothing new may come of the region that polls before this one does.
+    #[arg(long, env = "CHAT_SYNC_TAKE_OVER_AFTER", default_value = "20s", value_parser = duration)]
+    pub take_over_after: Duration,
+    /// Where two regions poll: how long one must hear the other before it gives way.
+    #[arg(long, env = "CHAT_SYNC_GIVE_WAY_AFTER", default_value = "10s", value_parser = duration)]
+    pub give_way_after: Duration,
+    /// How long the preferred region listens to another that polls before it takes its place.
+    #[arg(long, env = "CHAT_SYNC_COME_BACK_AFTER", default_value = "30s", value_parser = duration)]
+    pub come_back_after: Duration,
+}
+
 impl Settings {
+    /// When this region polls.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong.
+    pub fn rules(&self) -> anyhow::Result<Rules> {
+        let turns = &self.turns;
+        let others = regions::others(&turns.regions, &self.region)?;
+        if let Some(preferred) = &turns.preferred_region {
+            let known = *preferred == self.region || others.contains(preferred);
+            anyhow::ensure!(known, "CHAT_SYNC_PREFERRED_REGION is {preferred}, which CHAT_SYNC_REGIONS does not list");
+        }
+        Ok(Rules {
+            region: self.region.clone(),
+            others,
+            preferred: turns.preferred_region.clone(),
+            take_over_after: turns.take_over_after,
+            give_way_after: turns.give_way_after,
+            come_back_after: turns.come_back_after,
+        })
+    }
+
     /// How long a cursor is remembered: a row that comes as late as may be is still there for a reading that begins after
     /// it, and for that to reach it.
     pub fn remembered_for(&self) -> Duration {

@@ -18,13 +18,20 @@ use crate::budget::Budgeted;
 use crate::checkpoint::Remembered;
 use crate::config::Settings;
 use crate::dead_letters::Retries;
+use crate::mirror::Mirror;
 use crate::patience::Patience;
 use crate::reconcile::Reconcile;
+use crate::region::Region;
 use crate::source::{Outcome, Page, Source, waits};
 use crate::standby::Handover;
 use crate::stored::Stored;
 use crate::to_log::ToLog;
 use crate::translate;
+use crate::turns::{Before, Reason};
+
+/// How long what one region has appended takes to another at most, for all that is known: what is compared with the source
+/// later than that lacks nothing that is merely on its way.
+const MIRROR: Duration = Duration::from_secs(5);
 
 /// What a leader works with.
 #[derive(Clone)]
@@ -33,6 +40,7 @@ pub struct World {
     pub source: Arc<dyn Source>,
     pub stored: Arc<dyn Stored>,
     pub to_log: ToLog,
+    pub region: Arc<Region>,
     pub log_check: Check,
     pub source_check: Check,
     pub reconcile_check: Check,
@@ -46,11 +54,12 @@ impl World {
         stored: Arc<dyn Stored>,
         to_log: ToLog,
         log_check: Check,
+        region: Arc<Region>,
         health: &Health,
     ) -> Self {
         let source = Arc::new(Budgeted::new(source, settings.source_budget));
         let (source_check, reconcile_check) = (health.check("source"), health.check("reconcile"));
-        Self { settings, source, stored, to_log, log_check, source_check, reconcile_check }
+        Self { settings, source, stored, to_log, region, log_check, source_check, reconcile_check }
     }
 }
 
@@ -58,7 +67,9 @@ impl World {
 pub struct Leader {
     world: World,
     appender: Appender,
+    mirror: Mirror,
     agenda: Arc<Agenda>,
+    before: Before,
     /// Another string for every term.
     incarnation: String,
     since: Timestamp,
@@ -83,6 +94,8 @@ struct Place {
     /// Since when it does not answer at all.
     silent: Option<Instant>,
     markers: u64,
+    /// The last marker that every partition took.
+    marked: u64,
 }
 
 impl Place {
@@ -97,10 +110,21 @@ impl Place {
 impl Leader {
     /// Goes on where the last leader was, by what this process knows of it from standing by. Without a checkpoint,
     /// everything there is gets listed: the feed may not reach back to the beginning.
-    pub fn begin(world: World, Handover { checkpoint, seen, elected }: Handover) -> Self {
+    pub fn begin(world: World, Handover { checkpoint, seen, next, elected }: Handover) -> Self {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
         tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
+        let mirror = Mirror {
+            to_log: world.to_log.clone(),
+            region: world.region.clone(),
+            appender: appender.clone(),
+            next: Mutex::new(next),
+        };
+        let lately = world.settings.turns.take_over_after;
+        let before = checkpoint.as_ref().map_or(Before::Nothing, |found| {
+            let until_now = found.polls && Timestamp::now().since(found.at) < lately;
+            if until_now { Before::Polled } else { Before::Other }
+        });
         let (overlap, now) = (world.settings.remembered_for(), Instant::now());
         let (remembered, generation, reconcile) = match checkpoint {
             Some(found) => (found.remembered(overlap, now), found.generation, Some(found.reconcile)),
@@ -110,12 +134,21 @@ impl Leader {
         if reconcile.is_none() {
             agenda.ask_and_hold("no checkpoint");
         }
-        let place =
-            Mutex::new(Place { remembered, generation, fresh_as_of: None, waiting: None, silent: None, markers: 0 });
+        let place = Mutex::new(Place {
+            remembered,
+            generation,
+            fresh_as_of: None,
+            waiting: None,
+            silent: None,
+            markers: 0,
+            marked: 0,
+        });
         Self {
             world,
             appender,
+            mirror,
             agenda: Arc::new(agenda),
+            before,
             incarnation,
             since: Timestamp::now(),
             place,
@@ -144,14 +177,91 @@ impl Leader {
         let retries = Retries { stored: self.world.stored.clone(), to_log: self.world.to_log.clone() };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.follow() => {}
-            () = self.claim_regularly() => {}
-            () = self.read_again_regularly() => {}
+            () = self.take_turns() => {}
+            () = self.mirror.follow() => {}
             () = reconcile.run() => {}
             () = retries.run(&self.world.settings.source) => {}
         }
+        if self.world.region.polls() {
+            self.claim_at_the_end().await;
+        }
+    }
+
+    /// Stands by while another region polls, and polls when it should. Never ends.
+    async fn take_turns(&self) {
+        let mut before = self.before;
+        loop {
+            tokio::select! {
+                biased;
+                reason = self.world.region.until_it_should_poll(before) => self.begin_to_poll(reason),
+                () = self.keep_place() => {}
+            }
+            tokio::select! {
+                () = self.follow() => {}
+                () = self.claim_regularly() => {}
+                () = self.read_again_regularly() => {}
+                () = self.world.region.until_it_should_give_way() => {}
+            }
+            self.claim_at_the_end().await;
+            before = Before::Other;
+        }
+    }
+
+    async fn claim_at_the_end(&self) {
         if let Err(error) = self.claim().await {
             tracing::warn!(%error, "no last claim; the next leader reads a little again");
+        }
+    }
+
+    /// From where the other region was, by what of its markers came through in every partition.
+    fn begin_to_poll(&self, reason: Reason) {
+        if matches!(reason, Reason::Alone | Reason::Continues) {
+            metrics::histogram!("chat_sync_takeover_seconds").record(self.elected.elapsed().as_secs_f64());
+        }
+        let Some(whole) = self.world.region.take_whole() else { return };
+        self.move_to(&whole);
+        if whole.gap {
+            self.agenda.ask("the other region had not found everything yet", true);
+        }
+    }
+
+    /// This region's place is where another region's markers are. Never ends.
+    async fn keep_place(&self) {
+        let mut ticks = tokio::time::interval(self.world.settings.marker_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut at = None;
+        loop {
+            ticks.tick().await;
+            self.look_for_holes();
+            let kept = match self.world.region.whole() {
+                Some(whole) => {
+                    let name = Some((whole.leader.clone(), whole.number));
+                    if at != name {
+                        at = name;
+                        self.move_to(&whole);
+                        self.agenda.release_held();
+                        // What the source has now comes through the mirror a little later.
+                        self.polled.send_replace(Instant::now().checked_sub(MIRROR));
+                    }
+                    self.world.to_log.stand_by(&whole, self.agenda.state()).await
+                }
+                None => self.world.to_log.ends().await.map(drop),
+            };
+            self.note_claim(kept).await;
+        }
+    }
+
+    fn move_to(&self, whole: &Marker) {
+        let mut place = self.place();
+        let begin = whole.settled.clone().or_else(|| whole.cursor.clone());
+        place.remembered = Remembered::new(begin, self.world.settings.remembered_for(), Instant::now());
+        place.generation = whole.generation.or(place.generation);
+    }
+
+    /// What a mirror lacks only the source can tell.
+    fn look_for_holes(&self) {
+        if let Some(region) = self.world.region.take_hole() {
+            self.agenda.ask(&format!("the mirror of region {region} has a hole"), true);
         }
     }
 
@@ -159,7 +269,6 @@ impl Leader {
     /// one request.
     async fn follow(&self) {
         let (mut waits, mut expiries) = (waits(), waits());
-        metrics::histogram!("chat_sync_takeover_seconds").record(self.elected.elapsed().as_secs_f64());
         loop {
             let (asked, started) = (Timestamp::now(), Instant::now());
             let cursor = self.place().remembered.cursor().map(str::to_owned);
@@ -280,19 +389,29 @@ impl Leader {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match self.claim().await {
-                Ok(()) => self.world.log_check.ready("appends"),
-                Err(error) => {
-                    self.world.log_check.waiting(error.to_string());
-                    self.world.to_log.make_topics_again().await;
-                }
+            self.look_for_holes();
+            let claimed = self.claim().await;
+            self.note_claim(claimed).await;
+        }
+    }
+
+    /// Whether the log takes what is claimed.
+    async fn note_claim(&self, claimed: Result<(), LogError>) {
+        match claimed {
+            Ok(()) => {
+                self.world.log_check.ready("appends");
+                *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+            Err(error) => {
+                self.world.log_check.waiting(error.to_string());
+                self.world.to_log.make_topics_again().await;
             }
         }
     }
 
     /// Claims what is acked: everything up to the remembered cursor, which moves after the acks only.
     async fn claim(&self) -> Result<(), LogError> {
-        let (marker, earlier, generation) = {
+        let (marker, earlier) = {
             let mut place = self.place();
             place.markers += 1;
             let marker = Marker {
@@ -309,21 +428,26 @@ impl Leader {
                 leads_since: Some(self.since),
                 drift: None,
                 verified_through: None,
+                previous: place.marked,
+                generation: place.generation,
+                gap: false,
             };
-            (marker, place.remembered.earlier(Instant::now()), place.generation)
+            (marker, place.remembered.earlier(Instant::now()))
         };
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
         let marker = Marker {
             drift: reconcile.drift,
             verified_through: reconcile.last.as_ref().map(|last| last.began_at),
+            gap: reconcile.round.as_ref().is_some_and(|round| round.gap),
             ..marker
         };
         if let Some(fresh) = marker.fresh_as_of {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
         }
-        self.world.to_log.claim(marker, earlier, generation, reconcile).await?;
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let number = marker.number;
+        self.world.to_log.claim(marker, earlier, reconcile).await?;
+        self.place().marked = number;
         Ok(())
     }
 

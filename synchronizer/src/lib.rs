@@ -11,15 +11,19 @@ pub mod compare;
 pub mod config;
 pub mod dead_letters;
 pub mod leader;
+pub mod mirror;
 pub mod patience;
+pub mod peers;
 pub mod postgres_stored;
 pub mod reconcile;
+pub mod region;
 pub mod seen;
 pub mod source;
 pub mod standby;
 pub mod stored;
 pub mod to_log;
 pub mod translate;
+pub mod turns;
 pub mod vendor;
 pub mod verify;
 
@@ -34,6 +38,7 @@ use platform::retry;
 pub use config::{Config, Settings};
 use leader::{Leader, World};
 use patience::Patience;
+use region::Region;
 use source::Source;
 use standby::Standby;
 use stored::Stored;
@@ -42,7 +47,8 @@ use to_log::ToLog;
 /// Polls whenever this process leads, until the stop signal.
 ///
 /// # Errors
-/// If the log has another number of partitions than its markers say: chats would lose their order.
+/// If the log has another number of partitions than its markers say, for chats would lose their order; or if the regions
+/// are not set as they must be.
 pub async fn run(
     settings: Settings,
     source: Arc<dyn Source>,
@@ -53,6 +59,7 @@ pub async fn run(
     stop: Stop,
 ) -> anyhow::Result<()> {
     let log_check = health.check("log");
+    let region = Arc::new(Region::new(settings.rules()?, health.check("region")));
     let describe = tokio::spawn(describe_role(leadership.clone(), health.check("leadership")));
     let mut patience = Patience::default();
     let to_log = loop {
@@ -65,7 +72,7 @@ pub async fn run(
             }
         }
     };
-    let world = World::new(settings, source, stored, to_log, log_check, &health);
+    let world = World::new(settings, source, stored, to_log, log_check, region, &health);
     while !stop.is_cancelled() {
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
@@ -92,6 +99,7 @@ pub async fn run(
                 true
             }
         };
+        world.region.leave();
         // A term that another ended before anything could be done says nothing.
         if resigned || leader.has_worked() {
             patience.after_a_term(leader.has_worked());

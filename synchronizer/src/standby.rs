@@ -26,6 +26,8 @@ const ASK: Duration = Duration::from_secs(20);
 pub struct Handover {
     pub checkpoint: Option<Checkpoint>,
     pub seen: Seen,
+    /// The next offset to be read, by partition.
+    pub next: BTreeMap<TopicPartition, u64>,
     pub elected: Instant,
 }
 
@@ -65,8 +67,8 @@ impl Standby {
             () = asks => {}
             () = to_log.watch(check) => {}
         }
-        let Self { checkpoint, seen, elected, .. } = self;
-        Handover { checkpoint: checkpoint.borrow().clone(), seen, elected: elected.unwrap_or_else(Instant::now) }
+        let Self { checkpoint, seen, next, elected, .. } = self;
+        Handover { checkpoint: checkpoint.borrow().clone(), seen, next, elected: elected.unwrap_or_else(Instant::now) }
     }
 
     /// However often the log goes away.
@@ -114,11 +116,17 @@ impl Standby {
     async fn hear(&mut self, reader: &mut dyn Reader, event: Event, starts: &Positions) -> Result<(), LogError> {
         match event {
             Event::Assigned(partitions) => {
-                let from = |at: TopicPartition| {
-                    let start = starts.get(&at).copied().unwrap_or(0);
-                    (at, start)
-                };
-                reader.start(partitions.into_iter().map(from).collect()).await
+                let mut from = Vec::new();
+                for at in partitions {
+                    let start = match starts.get(&at) {
+                        Some(start) => *start,
+                        // A mirror that began only now.
+                        None => self.world.to_log.start_of(&at).await?,
+                    };
+                    self.next.entry(at.clone()).or_insert(start);
+                    from.push((at, start));
+                }
+                reader.start(from).await
             }
             Event::Records(records) => {
                 records.iter().for_each(|record| self.take(record));
@@ -132,8 +140,14 @@ impl Standby {
     fn take(&mut self, record: &LogRecord) {
         if let Some(checkpoint) = self.world.to_log.checkpoint_from(record) {
             self.checkpoint.send_replace(Some(checkpoint));
-        } else if let Ok(row) = Record::decode(&record.value, Timestamp::now()) {
-            self.seen.insert(&row, Instant::now());
+        } else {
+            match Record::decode(&record.value, Timestamp::now()) {
+                Ok(Record::Marker(marker)) if self.world.to_log.is_mirrored(&record.at.topic) => {
+                    self.world.region.hear(record.at.partition, &marker);
+                }
+                Ok(row) => self.seen.insert(&row, Instant::now()),
+                Err(_) => {}
+            }
         }
         if let Some(next) = self.next.get_mut(&record.at) {
             *next = record.offset + 1;

@@ -27,6 +27,8 @@ pub struct ToLog {
     log: Arc<dyn EventLog>,
     topics: Topics,
     changes: Arc<str>,
+    /// What the other regions' changes are called here: MirrorMaker's default names.
+    mirrored: Vec<String>,
     source: String,
     region: String,
     partitions: u32,
@@ -56,6 +58,7 @@ impl ToLog {
         let partitions = found.ok_or_else(|| LogError::Unavailable(format!("{} is not there yet", topics.changes)))?;
         let to_log = Self {
             changes: topics.changes.as_str().into(),
+            mirrored: mirrored(settings, &topics),
             log,
             topics,
             source: settings.source.clone(),
@@ -86,12 +89,40 @@ impl ToLog {
         self.partitions
     }
 
-    /// The end of every partition of the changes topic.
+    /// Whether a topic holds another region's changes.
+    pub fn is_mirrored(&self, topic: &str) -> bool {
+        self.mirrored.iter().any(|mirrored| mirrored == topic)
+    }
+
+    /// The changes topics that are there: the own one, and those that are mirrored.
+    async fn changes(&self) -> Result<Vec<&str>, LogError> {
+        let mut there = vec![self.topics.changes.as_str()];
+        for topic in &self.mirrored {
+            if self.log.partitions(topic).await?.is_some() {
+                there.push(topic);
+            }
+        }
+        Ok(there)
+    }
+
+    /// The end of every partition of the changes, mirrored ones too.
     ///
     /// # Errors
     /// [`LogError`].
     pub async fn ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
-        self.ends_of(&self.topics.changes).await
+        let mut ends = BTreeMap::new();
+        for topic in self.changes().await? {
+            ends.extend(self.ends_of(topic).await?);
+        }
+        Ok(ends)
+    }
+
+    /// Where a partition begins.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn start_of(&self, at: &TopicPartition) -> Result<u64, LogError> {
+        Ok(self.log.offsets(&at.topic).await?.get(&at.partition).map_or(0, |held| held.start))
     }
 
     /// The end of the checkpoints.
@@ -107,14 +138,19 @@ impl ToLog {
         Ok(offsets.into_iter().map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
     }
 
-    /// Where to begin reading what was appended since this moment (milliseconds since the Unix epoch).
+    /// Where to begin reading what was appended since this moment (milliseconds since the Unix epoch), here or in another
+    /// region.
     ///
     /// # Errors
     /// [`LogError`].
     pub async fn since(&self, since_ms: i64) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
-        let offsets = self.log.since(&self.topics.changes, since_ms).await?;
-        let at = |(partition, offset)| (TopicPartition::new(self.changes.clone(), partition), offset);
-        Ok(offsets.into_iter().map(at).collect())
+        let mut since = BTreeMap::new();
+        for topic in self.changes().await? {
+            let offsets = self.log.since(topic, since_ms).await?;
+            since
+                .extend(offsets.into_iter().map(|(partition, offset)| (TopicPartition::new(topic, partition), offset)));
+        }
+        Ok(since)
     }
 
     /// The newest checkpoint of this source in this region.
@@ -144,12 +180,12 @@ impl ToLog {
             .ok()
     }
 
-    /// Reads the changes, all partitions.
+    /// Reads the changes, all partitions, mirrored ones too where there are other regions.
     ///
     /// # Errors
     /// [`LogError`].
     pub async fn read_changes(&self) -> Result<Box<dyn Reader>, LogError> {
-        self.read(&self.topics.changes).await
+        self.read(&self.topics.changes, !self.mirrored.is_empty()).await
     }
 
     /// Reads the checkpoints.
@@ -157,7 +193,7 @@ impl ToLog {
     /// # Errors
     /// [`LogError`].
     pub async fn read_checkpoints(&self) -> Result<Box<dyn Reader>, LogError> {
-        self.read(&self.topics.checkpoints).await
+        self.read(&self.topics.checkpoints, false).await
     }
 
     /// Says in `check` whether the log answers. Never ends.
@@ -166,8 +202,8 @@ impl ToLog {
     }
 
     /// Nothing is committed for this group: it only has to have a name.
-    async fn read(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
-        let topic = Topic { base: topic.to_owned(), mirrored: false };
+    async fn read(&self, topic: &str, mirrored: bool) -> Result<Box<dyn Reader>, LogError> {
+        let topic = Topic { base: topic.to_owned(), mirrored };
         self.log.read(topic, "synchronizer-standby", Sharing::All).await
     }
 
@@ -210,42 +246,55 @@ impl ToLog {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn claim(
-        &self,
-        marker: Marker,
-        earlier: Vec<Earlier>,
-        generation: Option<u32>,
-        reconcile: agenda::State,
-    ) -> Result<(), LogError> {
-        let checkpoint = Checkpoint {
-            source: marker.source.clone(),
-            region: marker.region.clone(),
-            leader: marker.leader.clone(),
-            number: marker.number,
-            cursor: marker.cursor.clone(),
-            settled: marker.settled.clone(),
-            earlier,
-            generation,
-            reconcile,
-            at: marker.at,
-        };
+    pub async fn claim(&self, marker: Marker, earlier: Vec<Earlier>, reconcile: agenda::State) -> Result<(), LogError> {
+        let checkpoint = Checkpoint { earlier, ..self.place_of(&marker, true, reconcile) };
         let now = marker.at;
         let record = Record::Marker(marker);
         let markers = (0..self.partitions).map(|partition| self.new_record(&record, partition, now));
         self.log.append(markers.collect()).await?;
         fail_point("leader.marked");
+        self.check_point(&checkpoint).await?;
+        fail_point("leader.checkpointed");
+        Ok(())
+    }
+
+    /// Everything up to the cursor of another region's marker is in this region's log, since that marker was read in every
+    /// partition: from there this region would go on.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn stand_by(&self, marker: &Marker, reconcile: agenda::State) -> Result<(), LogError> {
+        self.check_point(&self.place_of(marker, false, reconcile)).await
+    }
+
+    fn place_of(&self, marker: &Marker, polls: bool, reconcile: agenda::State) -> Checkpoint {
+        Checkpoint {
+            source: marker.source.clone(),
+            region: self.region.clone(),
+            leader: marker.leader.clone(),
+            number: marker.number,
+            cursor: marker.cursor.clone(),
+            settled: marker.settled.clone(),
+            earlier: Vec::new(),
+            generation: marker.generation,
+            polls,
+            reconcile,
+            // By the own clock.
+            at: Timestamp::now(),
+        }
+    }
+
+    async fn check_point(&self, checkpoint: &Checkpoint) -> Result<(), LogError> {
         self.log
             .append(vec![NewRecord {
                 topic: self.topics.checkpoints.as_str().into(),
                 partition: 0,
                 key: Some(Checkpoint::key(&self.source, &self.region)),
                 // Strings, numbers and times: it cannot fail.
-                value: serde_json::to_vec(&checkpoint).unwrap_or_default(),
+                value: serde_json::to_vec(checkpoint).unwrap_or_default(),
                 headers: Vec::new(),
             }])
-            .await?;
-        fail_point("leader.checkpointed");
-        Ok(())
+            .await
     }
 
     fn new_record(&self, record: &Record, partition: u32, now: Timestamp) -> NewRecord {
@@ -257,6 +306,11 @@ impl ToLog {
             headers: record.headers(&self.source, now),
         }
     }
+}
+
+fn mirrored(settings: &Settings, topics: &Topics) -> Vec<String> {
+    let others = settings.turns.regions.iter().filter(|region| region.name != settings.region);
+    others.map(|region| format!("{}.{}", region.name, topics.changes)).collect()
 }
 
 fn specs(topics: &Topics) -> [TopicSpec; 3] {

@@ -90,11 +90,7 @@ impl OwnKafka {
     }
 
     fn java(&self) -> Command {
-        let logging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/kafka/log4j2.properties");
-        let mut command = Command::new("java");
-        command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"]);
-        command.arg(format!("-Dlog4j2.configurationFile={}", logging.display()));
-        command.arg("-cp").arg(format!("{}/*", self.jars.display()));
+        let mut command = java(&self.jars, 384);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -116,6 +112,16 @@ impl OwnKafka {
             child.wait().expect("it ends");
         }
     }
+}
+
+/// Java with these jars and so much memory, quick to start.
+pub(crate) fn java(jars: &Path, megabytes: u32) -> Command {
+    let logging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/kafka/log4j2.properties");
+    let mut command = Command::new("java");
+    command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]).arg(format!("-Xmx{megabytes}m"));
+    command.arg(format!("-Dlog4j2.configurationFile={}", logging.display()));
+    command.arg("-cp").arg(format!("{}/*", jars.display()));
+    command
 }
 
 /// One way more: it listens at a port, and clients that come this way are told to come to another.

@@ -8,6 +8,7 @@ mod mix;
 mod pods;
 mod poison;
 mod redis;
+mod regions;
 mod servers;
 mod small_disk;
 mod table;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use platform::config::Secret;
 use platform::eventually;
 use platform::testing::{OwnLease, server};
-use serde_json::Value;
 use system_tests::checker::{Checker, Verdict};
 use system_tests::flow::Flow;
 use system_tests::metrics;
+pub use system_tests::metrics::check;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::table::long;
 
-pub const CHATS: usize = 6;
+const CHATS: usize = 6;
 /// A pod.
 const READERS: usize = 6;
 /// Changes a second.
@@ -50,6 +50,8 @@ pub struct Setup {
     pub writers: usize,
     /// How many pods of internal beside the first; browsers go from one to the next whenever their connection ends.
     pub pods: usize,
+    /// Chats beside those that are watched: with many, every partition has some.
+    pub more_chats: usize,
     /// Settings of the first synchronizer alone.
     pub first: Vec<(&'static str, String)>,
     /// Of the first standby alone.
@@ -86,7 +88,7 @@ pub struct Trial {
 impl Trial {
     /// Everything is up, people write and watch; `None`, said loudly, without the servers.
     pub async fn begin(setup: Setup) -> Option<Self> {
-        let Setup { mut options, kubeconfig, standbys, writers, pods, first, second } = setup;
+        let Setup { mut options, kubeconfig, standbys, writers, pods, more_chats, first, second } = setup;
         let elected = kubeconfig.map(OwnLease::at);
         let lease = elected.as_ref().map_or(Vec::new(), OwnLease::variables);
         options.synchronizer.extend(lease.clone());
@@ -132,7 +134,7 @@ impl Trial {
             trial.pods.push(Member { process, address });
         }
         let vendor = trial.vendor();
-        for number in 0..CHATS {
+        for number in 0..CHATS + more_chats {
             trial.chats.push(vendor.create_chat(&format!("Chat {number}")).await);
         }
         let addresses = trial.pod_addresses();
@@ -179,7 +181,7 @@ impl Trial {
     /// Nobody writes any more, everything comes through, and all of it is checked.
     pub async fn end(mut self, poison: &[&str]) -> Verdict {
         self.stop_writing().await;
-        self.checker.check(&self.pipeline, &self.chats, &self.readers, poison).await
+        self.checker.check(&self.pipeline, &self.chats[..CHATS], &self.readers, poison).await
     }
 
     /// Nobody writes any more; how many changes there were.
@@ -245,15 +247,6 @@ impl Trial {
         let others = self.writers.iter().map(|writer| writer.address.clone());
         std::iter::once(self.pipeline.writer_address.clone()).chain(others).collect()
     }
-}
-
-/// What `/readyz` says of one check: the status of all, and this one's detail.
-pub async fn check(address: &str, name: &str) -> (u16, String) {
-    let client = system_tests::http::client_within(Duration::from_secs(2));
-    let Ok(answer) = client.get(format!("http://{address}/readyz")).send().await else { return (0, String::new()) };
-    let status = answer.status().as_u16();
-    let checks: Value = answer.json().await.unwrap_or_default();
-    (status, checks["checks"][name]["detail"].as_str().unwrap_or_default().to_owned())
 }
 
 pub async fn leads(address: &str) -> bool {

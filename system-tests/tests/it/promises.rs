@@ -188,6 +188,9 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         waiting: None,
         drift: None,
         verified_through: None,
+        previous: 0,
+        generation: None,
+        gap: false,
     };
     let value = Record::Marker(marker).encode();
     log.append(vec![NewRecord { topic: "chat-changes".into(), partition: 0, key: None, value, headers: Vec::new() }])

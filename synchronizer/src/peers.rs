@@ -1,0 +1,211 @@
+//! What the leaders of other regions say in their markers, as these come through the mirror. Pure: time is an input.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use contract::Marker;
+
+/// A leader that was never heard of is believed to be a new one unless its markers are older than the newest of its
+/// region by more than this: a mirror that lost its place repeats everything, leaders of last week among it.
+const REPEATED: Duration = Duration::from_secs(60);
+/// A pause that ends a series of markers; they come every second.
+pub const BROKEN: Duration = Duration::from_secs(5);
+/// How many markers may wait to be read in every partition.
+const OPEN: usize = 1000;
+/// Of how many leaders of a region it is remembered how far they were read. Each restart makes one.
+const LEADERS: usize = 1000;
+
+/// What became of a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It was read before, or is older than what was.
+    Repeated,
+    New,
+    /// It is new, and the one before it never came: the mirror has a hole.
+    BehindAHole,
+}
+
+/// Markers of one region that came one after another without a pause, by this process's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Series {
+    pub first: Instant,
+    pub last: Instant,
+}
+
+/// All other regions, by name.
+#[derive(Debug, Default)]
+pub struct Peers(BTreeMap<String, Peer>);
+
+#[derive(Debug, Default)]
+struct Peer {
+    series: Option<Series>,
+    /// By leader, by partition: the greatest number that was read.
+    read: HashMap<String, BTreeMap<u32, u64>>,
+    /// The leaders in the order in which they were first heard of.
+    leaders: VecDeque<String>,
+    /// Markers that were not read in every partition yet, and where they were, oldest first.
+    open: VecDeque<(Marker, BTreeSet<u32>)>,
+    /// The newest marker of all.
+    newest: Option<Marker>,
+    /// The newest that was read in every partition: everything up to its cursor is in this region's log.
+    whole: Option<Marker>,
+}
+
+impl Peers {
+    /// A marker was read in this partition of the region's mirrored topic.
+    pub fn hear(&mut self, partition: u32, marker: &Marker, now: Instant) -> Heard {
+        self.0.entry(marker.region.clone()).or_default().hear(partition, marker, now)
+    }
+
+    /// Who was heard of, and when.
+    pub fn series(&self) -> Vec<(String, Series)> {
+        self.0.iter().filter_map(|(region, peer)| Some((region.clone(), peer.series?))).collect()
+    }
+
+    /// The newest marker that was read in every partition; the region that was heard of last counts.
+    pub fn whole(&self) -> Option<&Marker> {
+        let heard = self.0.values().filter(|peer| peer.whole.is_some());
+        heard.max_by_key(|peer| peer.series.map(|series| series.last))?.whole.as_ref()
+    }
+
+    /// This region goes on from there: only markers that come later are of interest.
+    pub fn take_whole(&mut self) -> Option<Marker> {
+        let newest = self.whole().cloned();
+        self.0.values_mut().for_each(|peer| peer.whole = None);
+        newest
+    }
+}
+
+impl Peer {
+    fn hear(&mut self, partition: u32, marker: &Marker, now: Instant) -> Heard {
+        let read_here = self.read.values().any(|partitions| partitions.contains_key(&partition));
+        let Some(partitions) = self.read.get_mut(&marker.leader) else {
+            if self.newest.as_ref().is_some_and(|newest| newest.at.since(marker.at) > REPEATED) {
+                return Heard::Repeated;
+            }
+            self.meet(&marker.leader);
+            return self.take(partition, marker, now, read_here && marker.previous > 0);
+        };
+        let known = partitions.get(&partition).copied();
+        if known.is_some_and(|known| marker.number <= known) {
+            return Heard::Repeated;
+        }
+        // A partition that is read from the middle on has no hole at its beginning.
+        let hole = if read_here { marker.previous > known.unwrap_or(0) } else { false };
+        self.take(partition, marker, now, hole)
+    }
+
+    fn meet(&mut self, leader: &str) {
+        self.read.insert(leader.to_owned(), BTreeMap::new());
+        self.leaders.push_back(leader.to_owned());
+        if self.leaders.len() > LEADERS {
+            self.leaders.pop_front().map(|oldest| self.read.remove(&oldest));
+        }
+    }
+
+    fn take(&mut self, partition: u32, marker: &Marker, now: Instant, hole: bool) -> Heard {
+        self.read.entry(marker.leader.clone()).or_default().insert(partition, marker.number);
+        let unbroken = self.series.filter(|series| now.duration_since(series.last) <= BROKEN);
+        self.series = Some(Series { first: unbroken.map_or(now, |series| series.first), last: now });
+        if self.newest.as_ref().is_none_or(|newest| newest.at < marker.at) {
+            self.newest = Some(marker.clone());
+        }
+        self.tick_off(partition, marker);
+        if hole { Heard::BehindAHole } else { Heard::New }
+    }
+
+    /// Notes where a marker was read; whatever came before one that was read everywhere is of no interest any more.
+    fn tick_off(&mut self, partition: u32, marker: &Marker) {
+        let is_it = |(open, _): &(Marker, _)| (&open.leader, open.number) == (&marker.leader, marker.number);
+        let at = self.open.iter().position(is_it).unwrap_or_else(|| {
+            self.open.push_back((marker.clone(), BTreeSet::new()));
+            self.open.len() - 1
+        });
+        self.open[at].1.insert(partition);
+        if self.open[at].1.len() == marker.partitions as usize {
+            self.whole = self.open.drain(..=at).next_back().map(|(marker, _)| marker);
+        } else if self.open.len() > OPEN {
+            self.open.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::Timestamp;
+
+    const AT: u64 = 1_767_000_000_000_000;
+
+    /// The marker of this number, made that many seconds after the first.
+    fn marker(leader: &str, number: u64) -> Marker {
+        let at = Timestamp::from_micros(AT + number * 1_000_000).unwrap();
+        Marker {
+            source: "external".into(),
+            region: "a".into(),
+            leader: leader.into(),
+            number,
+            cursor: Some(number.to_string()),
+            settled: None,
+            partitions: 2,
+            at,
+            fresh_as_of: None,
+            waiting: None,
+            leads_since: None,
+            drift: None,
+            verified_through: None,
+            previous: number - 1,
+            generation: None,
+            gap: false,
+        }
+    }
+
+    fn cursor(peers: &Peers) -> Option<&str> {
+        peers.whole().and_then(|marker| marker.cursor.as_deref())
+    }
+
+    #[test]
+    fn a_cursor_counts_once_its_marker_was_read_in_every_partition() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        assert_eq!(peers.hear(0, &marker("x", 5), now), Heard::New);
+        assert_eq!(cursor(&peers), None);
+        peers.hear(0, &marker("x", 6), now);
+        assert_eq!(peers.hear(1, &marker("x", 5), now), Heard::New);
+        assert_eq!(cursor(&peers), Some("5"), "six is not in the other partition yet");
+        peers.hear(1, &marker("x", 6), now);
+        assert_eq!(cursor(&peers), Some("6"));
+    }
+
+    #[test]
+    fn what_is_mirrored_again_is_no_sign_of_life() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        let later = now + Duration::from_secs(3);
+        for number in 100..105 {
+            peers.hear(0, &marker("x", number), now);
+            peers.hear(1, &marker("x", number), now);
+        }
+        for again in [marker("x", 100), marker("x", 104), marker("a week ago", 7)] {
+            assert_eq!(peers.hear(0, &again, later), Heard::Repeated);
+            assert_eq!(peers.hear(1, &again, later), Heard::Repeated);
+        }
+        assert_eq!(peers.series(), [("a".to_owned(), Series { first: now, last: now })]);
+        assert_eq!(cursor(&peers), Some("104"));
+        assert_eq!(peers.hear(0, &marker("y", 105), later), Heard::BehindAHole, "its first hundred are missing");
+        assert_eq!(peers.series()[0].1, Series { first: now, last: later });
+        let much_later = later + BROKEN + Duration::from_secs(1);
+        peers.hear(0, &marker("x", 105), much_later);
+        assert_eq!(peers.series()[0].1, Series { first: much_later, last: much_later });
+    }
+
+    #[test]
+    fn a_marker_whose_predecessor_never_came_stands_behind_a_hole() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        assert_eq!(peers.hear(0, &marker("x", 5), now), Heard::New, "read from the middle on");
+        assert_eq!(peers.hear(1, &marker("x", 6), now), Heard::New, "this one too");
+        assert_eq!(peers.hear(0, &marker("x", 6), now), Heard::New);
+        let after_a_failure = Marker { previous: 6, ..marker("x", 8) };
+        assert_eq!(peers.hear(0, &after_a_failure, now), Heard::New, "seven was never taken by all");
+        assert_eq!(peers.hear(1, &marker("x", 9), now), Heard::BehindAHole);
+        assert_eq!(peers.hear(0, &marker("y", 1), now), Heard::New, "the next leader's first");
+    }
+}

@@ -1,0 +1,139 @@
+//! Whether this region polls or stands by: what it hears of the others, and what follows from that.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use contract::{Marker, Timestamp};
+use platform::health::Check;
+
+use crate::peers::{Heard, Peers};
+use crate::turns::{Before, Listening, Reason, Rules};
+
+/// How often it is looked whether the turn changes.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// One for the whole life of a process, whoever leads.
+pub struct Region {
+    rules: Rules,
+    check: Check,
+    since: Instant,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    peers: Peers,
+    polls: bool,
+    /// The region whose mirror lacks records that nobody has looked for yet.
+    hole: Option<String>,
+}
+
+impl Region {
+    pub fn new(rules: Rules, check: Check) -> Self {
+        check.ready("stands by: another leads here");
+        Self { rules, check, since: Instant::now(), shared: Mutex::default() }
+    }
+
+    /// Whether there are others.
+    pub fn is_alone(&self) -> bool {
+        self.rules.others.is_empty()
+    }
+
+    /// A marker came through the mirror.
+    pub fn hear(&self, partition: u32, marker: &Marker) {
+        let mut shared = self.lock();
+        let heard = shared.peers.hear(partition, marker, Instant::now());
+        if heard == Heard::Repeated {
+            return;
+        }
+        metrics::counter!("chat_sync_peer_markers_total", "region" => marker.region.clone()).increment(1);
+        if shared.polls {
+            metrics::counter!("chat_sync_both_poll_markers_total").increment(1);
+        }
+        if heard == Heard::BehindAHole {
+            metrics::counter!("chat_sync_mirror_holes_total", "region" => marker.region.clone()).increment(1);
+            tracing::error!(
+                region = marker.region,
+                kafka.partition = partition,
+                leader = marker.leader,
+                number = marker.number,
+                "the mirror has a hole: the marker before this one never came"
+            );
+            shared.hole = Some(marker.region.clone());
+        }
+    }
+
+    /// The newest marker of another region that came through in every partition.
+    pub fn whole(&self) -> Option<Marker> {
+        self.lock().peers.whole().cloned()
+    }
+
+    /// The same, for a region that goes on from there.
+    pub fn take_whole(&self) -> Option<Marker> {
+        self.lock().peers.take_whole()
+    }
+
+    /// The region whose mirror lacks records, once.
+    pub fn take_hole(&self) -> Option<String> {
+        self.lock().hole.take()
+    }
+
+    pub fn polls(&self) -> bool {
+        self.lock().polls
+    }
+
+    /// Waits until this region should poll, and says why. From then on it polls.
+    pub async fn until_it_should_poll(&self, before: Before) -> Reason {
+        let listening = Listening { since: self.since, before };
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            let series = self.lock().peers.series();
+            if let Some(reason) = self.rules.should_poll(listening, &series, Instant::now()) {
+                self.turn(true, reason, String::new());
+                return reason;
+            }
+            let newest = series.iter().max_by_key(|(_, series)| series.last);
+            self.check.ready(
+                newest.map_or("stands by: it listens whether another region polls".to_owned(), |newest| {
+                    format!("stands by: region {} polls", newest.0)
+                }),
+            );
+            looks.tick().await;
+        }
+    }
+
+    /// Waits until another region that polls goes before this one. From then on this one stands by.
+    pub async fn until_it_should_give_way(&self) {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            let series = self.lock().peers.series();
+            if let Some(other) = self.rules.should_give_way(&series, Instant::now()) {
+                self.turn(false, Reason::GivesWay, format!(" to region {other}"));
+                return;
+            }
+            looks.tick().await;
+        }
+    }
+
+    /// Nobody leads here any more, or not this process.
+    pub fn leave(&self) {
+        self.lock().polls = false;
+        metrics::gauge!("chat_sync_region_polls").set(0.0);
+        self.check.ready("stands by: another leads here");
+    }
+
+    /// Every change is one line and one metric.
+    fn turn(&self, polls: bool, reason: Reason, more: String) {
+        self.lock().polls = polls;
+        let to = if polls { "polls" } else { "stands_by" };
+        metrics::gauge!("chat_sync_region_polls").set(f64::from(u8::from(polls)));
+        metrics::counter!("chat_sync_region_turns_total", "to" => to, "reason" => reason.name()).increment(1);
+        let reason = reason.name();
+        tracing::info!(region = self.rules.region, to, reason, "the region's turn{more}");
+        self.check.ready(format!("{} since {} ({reason}{more})", to.replace('_', " "), Timestamp::now()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,137 @@
+//! Two regions, joined by MirrorMaker 2 alone: everything twice, and one vendor.
+
+use platform::config::Secret;
+use platform::eventually;
+use platform::testing::{postgres_database, server};
+
+use crate::own_kafka::OwnKafka;
+use crate::own_mirror::{End, OwnMirror};
+use crate::own_redis::OwnRedis;
+use crate::pipeline::{Options, Pipeline, host_and_port};
+use crate::process::{Process, free_port, ready};
+use crate::proxy::Proxy;
+
+/// Region a is a pipeline as any other; b has its own of everything but the vendor.
+pub struct Regions {
+    pub a: Pipeline,
+    pub b: Services,
+    pub kafka_a: OwnKafka,
+    pub kafka_b: OwnKafka,
+    /// Beside b's Kafka, reading a's; and the other way round.
+    pub into_b: OwnMirror,
+    pub into_a: OwnMirror,
+    /// The mirrors' ways to the other region's Kafka.
+    pub to_a: Proxy,
+    pub to_b: Proxy,
+    _redis_b: OwnRedis,
+}
+
+/// The services of region b.
+pub struct Services {
+    pub synchronizer: Process,
+    pub writer: Process,
+    pub internal: Process,
+    pub synchronizer_address: String,
+    pub writer_address: String,
+    pub internal_address: String,
+    pub database_url: Secret,
+}
+
+impl Regions {
+    /// Starts everything; `further` are settings of both regions' synchronizers. `None`, said loudly, without the servers.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub async fn start(further: Vec<(&'static str, String)>) -> Option<Self> {
+        server("CHAT_SYNC_TEST_REDIS")?;
+        let (kafka_a, to_a) = OwnKafka::with_a_proxy().await?;
+        let (kafka_b, to_b) = OwnKafka::with_a_proxy().await?;
+        let (redis_b, database_b) = (OwnRedis::start().await?, postgres_database().await?);
+        let [synchronizer_address, writer_address, internal_address] =
+            std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
+        let internal_a = format!("127.0.0.1:{}", free_port());
+        let regions = format!("a=http://{internal_a},b=http://{internal_address}");
+        let of = |region: &str| {
+            let mut settings = vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
+            settings.extend(further.clone());
+            settings
+        };
+        let here = |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned())];
+        let mut internal = here("a");
+        internal.push(("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()));
+        let options =
+            Options { kafka: Some(kafka_a.address.clone()), synchronizer: of("a"), internal, ..Options::default() };
+        let mut a = Pipeline::start(options).await?;
+        a.internal_address = internal_a;
+        let end = |region, brokers| End { region, brokers };
+        let topic = contract::Topics::with_suffix(&a.topic_suffix).changes;
+        let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
+        let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
+        let there = |further: Vec<(&'static str, String)>| {
+            let mut settings =
+                vec![("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", database_b.expose().to_owned())];
+            settings.extend(further);
+            settings
+        };
+        let mut shown = there(here("b"));
+        shown.push(("REDIS_URL", format!("redis://{}", redis_b.address)));
+        let b = Services {
+            synchronizer: a.another_synchronizer(&synchronizer_address, there(of("b"))),
+            writer: a.another_writer(&writer_address, there(Vec::new())),
+            internal: a.another_internal(&internal_address, "internal-0", shown),
+            synchronizer_address,
+            writer_address,
+            internal_address,
+            database_url: database_b,
+        };
+        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, _redis_b: redis_b })
+    }
+
+    /// Both regions are there, and something came through the mirror.
+    ///
+    /// # Panics
+    /// If that does not come to be.
+    pub async fn ready(&self) {
+        self.a.ready().await;
+        for address in [&self.b.synchronizer_address, &self.b.writer_address, &self.b.internal_address] {
+            ready(address).await;
+        }
+        eventually!(self.turn_of_b().await.contains("region a polls"), "b hears a through the mirror");
+    }
+
+    /// What `/readyz` says of a's turn.
+    pub async fn turn_of_a(&self) -> String {
+        crate::metrics::check(&self.a.synchronizer_address, "region").await.1
+    }
+
+    pub async fn turn_of_b(&self) -> String {
+        crate::metrics::check(&self.b.synchronizer_address, "region").await.1
+    }
+
+    /// Ends region a whole, without warning: its services, its Kafka, and the mirror beside that.
+    pub fn kill_a(&mut self) {
+        self.kafka_a.kill();
+        self.into_a.kill();
+        for process in [&mut self.a.synchronizer, &mut self.a.writer, &mut self.a.internal] {
+            process.kill();
+        }
+    }
+
+    /// Starts all of it again.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub async fn start_a_again(&mut self) {
+        self.kafka_a.start_again().await;
+        self.into_a.start_again();
+        for process in [&mut self.a.synchronizer, &mut self.a.writer, &mut self.a.internal] {
+            process.start_again();
+        }
+        self.a.ready().await;
+    }
+
+    /// The database of region b as `host:port`.
+    pub fn postgres_b(&self) -> &str {
+        host_and_port(self.b.database_url.expose())
+    }
+}

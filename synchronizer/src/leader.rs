@@ -112,7 +112,7 @@ impl Leader {
     /// everything there is gets listed: the feed may not reach back to the beginning.
     pub fn begin(world: World, Handover { checkpoint, seen, next, elected }: Handover) -> Self {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
-        tracing::info!(incarnation, resumed = checkpoint.is_some(), "polling");
+        tracing::info!(incarnation, resumed = checkpoint.is_some(), "leading");
         let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
         let mirror = Mirror {
             to_log: world.to_log.clone(),
@@ -121,6 +121,10 @@ impl Leader {
             next: Mutex::new(next),
         };
         let lately = world.settings.turns.take_over_after;
+        if checkpoint.is_some() {
+            // Whoever led here last noted where this region is; what this process heard while it stood by may be days old.
+            world.region.forget();
+        }
         let before = checkpoint.as_ref().map_or(Before::Nothing, |found| {
             let until_now = found.polls && Timestamp::now().since(found.at) < lately;
             if until_now { Before::Polled } else { Before::Other }
@@ -203,6 +207,8 @@ impl Leader {
                 () = self.world.region.until_it_should_give_way() => {}
             }
             self.claim_at_the_end().await;
+            let mut place = self.place();
+            (place.silent, place.waiting, place.fresh_as_of) = (None, None, None);
             before = Before::Other;
         }
     }
@@ -215,7 +221,7 @@ impl Leader {
 
     /// From where the other region was, by what of its markers came through in every partition.
     fn begin_to_poll(&self, reason: Reason) {
-        if matches!(reason, Reason::Alone | Reason::Continues) {
+        if reason == Reason::Alone || self.before == Before::Polled {
             metrics::histogram!("chat_sync_takeover_seconds").record(self.elected.elapsed().as_secs_f64());
         }
         let Some(whole) = self.world.region.take_whole() else { return };

@@ -73,6 +73,13 @@ impl Region {
         self.lock().peers.take_whole()
     }
 
+    /// What was heard so far says nothing any more of where this region is, nor of what its log lacks.
+    pub fn forget(&self) {
+        let mut shared = self.lock();
+        shared.peers.take_whole();
+        shared.hole = None;
+    }
+
     /// The region whose mirror lacks records, once.
     pub fn take_hole(&self) -> Option<String> {
         self.lock().hole.take()

@@ -309,6 +309,7 @@ impl Hub {
         let mut state = self.lock();
         let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
         let behind = plan.behind;
+        let all_pushed = state.all_pushed(chat, &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
         let Some(outbox) = state.outbox(connection) else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {
@@ -327,7 +328,7 @@ impl Hub {
         let is_news = |kept: &&Arc<Framed>| loaded.get(kept.message()).is_none_or(|loaded| **loaded < kept.version);
         outbox.push_all(kept.iter().filter(is_news).map(|kept| (kept.about.clone(), kept.frame.clone())));
         let State { given, pushes, .. } = &mut *state;
-        given.note(plan.window.iter().chain(&plan.outside), pushes);
+        given.note(plan.window.iter().chain(&plan.outside), pushes, all_pushed);
         if behind { Loaded::Behind } else { Loaded::Complete }
     }
 
@@ -350,9 +351,13 @@ impl Hub {
         missed.extend(state.early.rows(chat));
         keep_newest(&mut missed);
         // The log may hold an older version behind a newer one, which the client has.
-        missed.retain(|row| !state.pushes.has_newer(&name_of(row), &row.version));
+        missed.retain(|row| {
+            let name = name_of(row);
+            !state.pushes.has_newer(&name, &row.version) && !state.given.has_newer(&name, &row.version)
+        });
         let missed: Vec<ShownMessage> = missed.into_iter().cloned().collect();
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();
+        let all_pushed = state.all_pushed(chat, &ends);
         let resume = self.encode_token(chat, state.partition_of(chat), ends);
         if missed.is_empty() && token.region != self.region {
             // Nothing was missed, but the client's position is of another region: the next time it is asked, it has ours.
@@ -368,7 +373,7 @@ impl Hub {
             outbox.push(Arc::new(about), update.encode());
         }
         let State { given, pushes, rooms, .. } = &mut *state;
-        given.note(missed.iter(), pushes);
+        given.note(missed.iter(), pushes, all_pushed);
         rooms.entry(chat.to_owned()).or_default().insert(connection, Subscription::Live);
         Resumed::Exactly
     }
@@ -419,6 +424,12 @@ impl Hub {
 }
 
 impl State {
+    /// Whether every record of a chat below these positions was pushed.
+    fn all_pushed(&self, chat: &str, positions: &BTreeMap<String, Position>) -> bool {
+        let pushed = |at: &TopicPartition| self.published.get(at).copied().unwrap_or_default();
+        self.rings_of(chat).all(|(at, _)| positions.get(&*at.topic).is_none_or(|until| pushed(at) >= until.offset))
+    }
+
     fn partition_of(&self, chat: &str) -> u32 {
         if self.partitions == 0 { 0 } else { partition_of(chat, self.partitions) }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use contract::{Timestamp, Version};
 use lru::LruCache;
@@ -14,6 +15,9 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
 
 /// Of how many messages it is remembered that somebody was given a version that was not pushed.
 const GIVEN: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+
+/// What a new leader, or a mirror, reads again is seldom older.
+const LATELY: Duration = Duration::from_secs(3600);
 
 /// A message as it was pushed last, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,9 +138,15 @@ impl Given {
         Self(LruCache::new(messages))
     }
 
-    /// Somebody was given these rows.
-    pub fn note<'a>(&mut self, rows: impl Iterator<Item = &'a ShownMessage>, pushes: &Pushes) {
-        for row in rows {
+    /// Somebody was given these rows. Where `all_pushed`, records up to them were, and only what was changed lately is
+    /// remembered: that may be read again.
+    pub fn note<'a>(&mut self, rows: impl Iterator<Item = &'a ShownMessage>, pushes: &Pushes, all_pushed: bool) {
+        let now = Timestamp::now();
+        let lately = |row: &ShownMessage| {
+            let changed_at = row.version.fields().map_or(row.created_at, |fields| fields.changed_at);
+            now.since(changed_at) < LATELY
+        };
+        for row in rows.filter(|row| !all_pushed || lately(row)) {
             let name = name_of(row);
             if pushes.get(&name).is_none_or(|pushed| pushed.version < row.version)
                 && !self.has_newer(&name, &row.version)

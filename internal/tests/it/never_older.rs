@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use contract::Timestamp;
+use contract::version::VersionFields;
 use internal::gate_suite::{row, version};
 use internal::hub::Resumed;
 use internal::outbox::Outbox;
@@ -64,14 +66,19 @@ fn v3_nobody_is_pushed_anything_older_than_a_load_or_a_resume_had() {
 fn v3_a_log_that_begins_anew_pushes_nothing_older_than_a_load_had() {
     let mut world = world(100, 0);
     world.hub.begin_load(world.browser, "c");
-    world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &version(4))], 0));
+    let of_today = |sequence| {
+        let changed_at = Timestamp::now();
+        VersionFields { epoch: 1, sequence, changed_at, rev: 0, deleted: false, digest: 0 }.encode().to_string()
+    };
+    world.hub.finish_load(world.browser, "c", world.snapshot(&[&row("c", "m", &of_today(4))], 0));
     world.sent();
-    world.arrive(&row("c", "n", &version(1)));
+    world.arrive(&row("c", "n", &of_today(1)));
     world.sent();
-    world.arrive(&row("c", "m", &version(3)));
+    world.arrive(&row("c", "m", &of_today(3)));
     assert!(world.sent().is_empty());
-    world.arrive(&row("c", "m", &version(5)));
-    assert_eq!(world.sent()[0].1, [version(5).to_string()]);
+    let newest = of_today(5);
+    world.arrive(&row("c", "m", &newest));
+    assert_eq!(world.sent()[0].1, [newest]);
 }
 
 #[test]

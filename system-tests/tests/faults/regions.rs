@@ -112,7 +112,9 @@ async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
         let records =
             appended(&regions.kafka_a.address, &topic).await + appended(&regions.kafka_b.address, &topic).await;
         let a_change = records as f64 / vendors.len() as f64;
-        row.came_to(a_change <= 2.0, &format!("{a_change:.2} records a change in both logs together"));
+        // What each has of its own vendor's feed once, and of the other's nothing: whatever the machine's speed.
+        assert!(a_change <= 2.0, "{records} records of {} messages", vendors.len());
+        row.came_to(true, &format!("{a_change:.2} records a change in both logs together"));
     })
     .await;
 }

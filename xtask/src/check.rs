@@ -54,6 +54,7 @@ const RULES: &[(&str, Rule)] = &[
     ("files are short enough to be read", files_are_short),
     ("the manifests name what the services read", manifests_name_settings),
     ("every service knows the others' settings", settings_are_listed),
+    ("every guard is where its mutant looks for it", crate::mutants::all_are_there),
     ("docs/metrics.md names every metric, and no other", metrics_are_documented),
 ];
 

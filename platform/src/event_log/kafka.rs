@@ -113,7 +113,10 @@ impl Kafka {
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.message.max.bytes", "1048576")
             .set("topic.metadata.refresh.interval.ms", "2000")
-            .set("session.timeout.ms", "10000");
+            .set("session.timeout.ms", "10000")
+            // A member that is killed while its group forms is waited for this long; the default is five minutes. The
+            // reader's thread polls every few seconds, whatever else waits.
+            .set("max.poll.interval.ms", "45000");
         config
     }
 

@@ -7,13 +7,13 @@ use contract::{Chat, Message, Timestamp};
 use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
 use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from};
 use internal::shown::{ShownChat, ShownMessage};
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, ProgressRow, TopicPartition};
 use platform::sqlite::Sqlite;
 use sqlx::migrate::Migrator;
 use sqlx::{Sqlite as Db, Transaction};
 use writer::batch::{Batch, DeadLetter, Move, Retried};
 use writer::failure::StoreError;
-use writer::store::{Applied, Fingerprint, Progress, Store};
+use writer::store::{Applied, Store};
 
 /// The copy in a SQLite file.
 #[derive(Clone)]
@@ -44,16 +44,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, StoreError> {
-        let rows: Vec<(String, u32, i64, i64, i64)> =
-            sqlx::query_as("SELECT topic, partition, next_offset, last_timestamp, last_key_hash FROM progress")
-                .fetch_all(&self.db.read)
-                .await?;
-        let progress = |(topic, partition, next_offset, timestamp_ms, key_hash): (String, u32, i64, i64, i64)| {
-            let last = Fingerprint { timestamp_ms, key_hash: key_hash.cast_unsigned() };
-            let next_offset = u64::try_from(next_offset).unwrap_or_default();
-            (TopicPartition::new(topic, partition), Progress { next_offset, last })
-        };
-        Ok(rows.into_iter().map(progress).collect())
+        let rows: Vec<ProgressRow> = sqlx::query_as(PROGRESS).fetch_all(&self.db.read).await?;
+        Ok(rows.into_iter().map(Progress::from_row).collect())
     }
 
     async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
@@ -214,6 +206,8 @@ async fn close_dead_letter(tx: &mut Transaction<'_, Db>, retried: &Retried) -> s
     Ok(())
 }
 
+const PROGRESS: &str = "SELECT topic, partition, next_offset, last_timestamp, last_key_hash FROM progress";
+
 const LAST_MESSAGES: &str = "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted, version \
      FROM messages WHERE chat_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?";
 
@@ -233,12 +227,11 @@ impl ChatCopy for EmbeddedStore {
         let mut tx = self.db.read.begin().await?;
         let rows: Vec<MessageRow> =
             sqlx::query_as(LAST_MESSAGES).bind(chat).bind(LAST).bind("").bind(limit).fetch_all(&mut *tx).await?;
-        let progress: Vec<(String, i32, i64)> =
-            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&mut *tx).await?;
+        let progress: Vec<ProgressRow> = sqlx::query_as(PROGRESS).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(Snapshot {
             messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(TopicPartition::position).collect(),
+            progress: progress.into_iter().map(Progress::from_row).collect(),
         })
     }
 
@@ -273,10 +266,9 @@ impl ChatCopy for EmbeddedStore {
         page_from(rows, limit)
     }
 
-    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
-        let rows: Vec<(String, i32, i64)> =
-            sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.db.read).await?;
-        Ok(rows.into_iter().map(TopicPartition::position).collect())
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {
+        let rows: Vec<ProgressRow> = sqlx::query_as(PROGRESS).fetch_all(&self.db.read).await?;
+        Ok(rows.into_iter().map(Progress::from_row).collect())
     }
 
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use contract::Message;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 use platform::testing::postgres_database;
 use sqlx::PgPool;
 use writer::Store;
 use writer::batch::collapse;
-use writer::store::Progress;
 use writer::to_postgres::Postgres;
 
 use crate::figures::{Table, rate, thousands};

@@ -1,2 +1,2 @@
-SELECT topic, partition, next_offset
+SELECT topic, partition, next_offset, last_timestamp, last_key_hash
 FROM progress

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 
 use crate::shown::{ShownChat, ShownMessage};
 
@@ -14,7 +14,7 @@ pub struct Snapshot {
     pub messages: Vec<ShownMessage>,
     /// Every record below these offsets is in `messages`, as far as it belongs there; partitions without
     /// progress are absent.
-    pub progress: BTreeMap<TopicPartition, u64>,
+    pub progress: BTreeMap<TopicPartition, Progress>,
 }
 
 /// Why the copy could not be read.
@@ -46,7 +46,7 @@ pub trait ChatCopy: Send + Sync {
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError>;
 
     /// The positions up to which the store has everything.
-    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError>;
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError>;
 
     /// The stored rows of these messages, as (chat, id); those that are not stored are absent.
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError>;

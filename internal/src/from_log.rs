@@ -1,10 +1,10 @@
 //! Reads every partition, asks the gate, and hands over to the hub.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{Record, Timestamp, Topics};
+use contract::{Marker, Record, Timestamp, Topics};
 use platform::event_log::{self, Event, EventLog, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
 use platform::health::{Check, Health};
 use platform::retry;
@@ -47,11 +47,27 @@ pub struct FromLog {
 }
 
 /// Where a partition is read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Place {
     next: u64,
     /// The log's end when the partition was assigned: what comes before it is only remembered, not pushed.
     live_from: u64,
+    /// The leader and the number of the last marker.
+    marker: Option<(String, u64)>,
+}
+
+impl Place {
+    fn new(start: u64, live_from: u64) -> Self {
+        Self { next: start, live_from, marker: None }
+    }
+
+    /// Takes note of a marker; whether something before it was never read, for its leader has had another one in every
+    /// partition since. So it is where a log was replaced and has grown past the position meanwhile, or a mirror has a
+    /// hole.
+    fn passed_over(&mut self, marker: &Marker) -> bool {
+        let last = self.marker.replace((marker.leader.clone(), marker.number));
+        last.is_some_and(|(leader, number)| leader == marker.leader && number < marker.previous)
+    }
 }
 
 impl FromLog {
@@ -125,13 +141,23 @@ impl FromLog {
                     }
                 }
                 Event::OutOfRange(at) => {
-                    tracing::error!(partition = %at, "the position is not in the log any more; beginning anew");
-                    self.begin(reader, vec![at]).await?;
+                    self.begin_anew(reader, at, "the position is not in the log any more").await?;
                 }
-                Event::Records(records) => self.take(records).await,
+                Event::Records(records) => {
+                    for at in self.take(records).await {
+                        self.begin_anew(reader, at, "the log was replaced, or has a hole").await?;
+                    }
+                }
             }
             self.say_whether_caught_up();
         }
+    }
+
+    /// Whoever watches a chat there loads again.
+    async fn begin_anew(&mut self, reader: &mut dyn Reader, at: TopicPartition, why: &str) -> Result<(), LogError> {
+        tracing::error!(partition = %at, "{why}; beginning anew");
+        metrics::counter!("chat_sync_internal_begun_anew_total").increment(1);
+        self.begin(reader, vec![at]).await
     }
 
     /// Starts the ring's length before the end.
@@ -146,7 +172,7 @@ impl FromLog {
             let Some(held) = offsets.get(&at) else { continue };
             let start = held.end.saturating_sub(self.ring).max(held.start);
             self.hub.begin_partition(at.clone(), start, held.end);
-            self.partitions.insert(at.clone(), Place { next: start, live_from: held.end });
+            self.partitions.insert(at.clone(), Place::new(start, held.end));
             positions.push((at, start));
         }
         reader.start(positions).await
@@ -178,16 +204,25 @@ impl FromLog {
         }
     }
 
-    async fn take(&mut self, records: Vec<LogRecord>) {
+    /// Gives the partitions in which something was passed over.
+    async fn take(&mut self, records: Vec<LogRecord>) -> BTreeSet<TopicPartition> {
         let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
         let mut items = Vec::with_capacity(records.len());
         let (mut updates, mut positions) = (Vec::new(), BTreeMap::new());
         let (mut rows_read, mut last_row_ms, mut earlier) = (0, None, Vec::new());
+        let mut passed_over = BTreeSet::new();
         for record in records {
             let Some(place) = self.partitions.get_mut(&record.at) else { continue };
             place.next = record.offset + 1;
             let live = record.offset >= place.live_from;
-            let item = self.understand(&record);
+            let decoded = Record::decode(&record.value, appended_at(record.timestamp_ms)).ok();
+            if let Some(Record::Marker(marker)) = &decoded
+                && place.passed_over(marker)
+                && live
+            {
+                passed_over.insert(record.at.clone());
+            }
+            let item = self.understand(&record.at, decoded);
             if !matches!(item, Item::Marker(_)) {
                 rows_read += 1;
                 last_row_ms = Some(record.timestamp_ms);
@@ -200,7 +235,8 @@ impl FromLog {
                 updates.push(Update { at, offset, row: row.clone(), early: false, answer: "" });
             }
             positions.insert(record.at.clone(), record.offset + 1);
-            items.push((record.at, record.offset, item));
+            let fingerprint = record.fingerprint();
+            items.push((record.at, record.offset, fingerprint, item));
         }
         // Loads contain them from here on, whatever the gate says.
         self.hub.append(items);
@@ -225,18 +261,19 @@ impl FromLog {
             counted.lag = lag;
             counted.last_row_at = last_row_ms.map(appended_at).or(counted.last_row_at);
         });
+        passed_over
     }
 
     /// What cannot be understood is the writer's to dead-letter; here it is passed over.
-    fn understand(&self, record: &LogRecord) -> Item {
-        match Record::decode(&record.value, appended_at(record.timestamp_ms)) {
-            Ok(Record::Message(message)) => Item::Message((&message).into()),
-            Ok(Record::Chat(chat)) => {
+    fn understand(&self, at: &TopicPartition, record: Option<Record>) -> Item {
+        match record {
+            Some(Record::Message(message)) => Item::Message((&message).into()),
+            Some(Record::Chat(chat)) => {
                 self.hub.put_chat(&chat);
                 Item::Other
             }
-            Ok(Record::Marker(marker)) => {
-                self.hub.mark(record.at.clone(), &marker);
+            Some(Record::Marker(marker)) => {
+                self.hub.mark(at.clone(), &marker);
                 let name = format!("{}/{}", marker.leader, marker.number).into();
                 metrics::gauge!("chat_sync_internal_marker_age_seconds")
                     .set(Timestamp::now().since(marker.at).as_secs_f64());
@@ -247,7 +284,7 @@ impl FromLog {
                 });
                 Item::Marker(name)
             }
-            Ok(Record::Rejected(_)) | Err(_) => Item::Other,
+            Some(Record::Rejected(_)) | None => Item::Other,
         }
     }
 
@@ -333,5 +370,31 @@ async fn read_chats(copy: Arc<dyn ChatCopy>, hub: Arc<Hub>, check: Check) {
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker(leader: &str, number: u64, previous: u64) -> Marker {
+        let json = serde_json::json!({
+            "source": "demo", "region": "a", "leader": leader, "number": number, "partitions": 1, "previous": previous,
+            "at": "2026-01-02T03:04:05Z",
+        });
+        serde_json::from_value(json).expect("a marker")
+    }
+
+    #[test]
+    fn a_marker_tells_that_something_was_passed_over() {
+        let mut place = Place::new(0, 0);
+        let mut passed_over = |leader, number, previous| place.passed_over(&marker(leader, number, previous));
+        assert!(!passed_over("x", 7, 6), "of what came before the first one nothing is known");
+        assert!(!passed_over("x", 8, 7));
+        assert!(!passed_over("x", 10, 8), "9 was not taken by every partition");
+        assert!(passed_over("x", 13, 12));
+        assert!(!passed_over("y", 4, 3), "another leader counts anew");
+        assert!(!passed_over("y", 2, 1), "read again");
+        assert!(!passed_over("y", 3, 2));
     }
 }

@@ -9,11 +9,11 @@ use crate::copy::{ChatCopy, Snapshot};
 use crate::hub::{ConnectionId, Hub, Loaded, Resumed};
 use crate::resume::Token;
 
-/// How long a client that has seen more than this pod waits for the pod.
+/// How long a client, or a load, that has more than this pod has read waits for the pod.
 const AHEAD: Duration = Duration::from_secs(2);
 /// How long the store may take for one load.
 const STORE: Duration = Duration::from_secs(5);
-const AHEAD_STEP: Duration = Duration::from_millis(50);
+const AHEAD_STEP: Duration = Duration::from_millis(20);
 
 /// Runs until the subscription is complete, or nobody waits for it any more.
 pub async fn bring_up_to_date(
@@ -43,6 +43,11 @@ pub async fn bring_up_to_date(
                 Snapshot::default()
             }
         };
+        // What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
+        let began = tokio::time::Instant::now();
+        while !hub.has_read(&chat, &snapshot) && began.elapsed() < AHEAD {
+            tokio::time::sleep(AHEAD_STEP).await;
+        }
         match hub.finish_load(connection, &chat, snapshot) {
             Loaded::Complete | Loaded::Gone => return,
             Loaded::Behind => tokio::time::sleep(wait).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::{Marker, Timestamp};
 use platform::dead_letters::{DeadLetters, Group};
-use platform::event_log::{EventLog, TopicPartition};
+use platform::event_log::{EventLog, Progress, TopicPartition};
 use platform::health::Health;
 use serde::Serialize;
 
@@ -224,9 +224,11 @@ impl Ops {
 
 impl State {
     /// How far the writer is behind: in records, and since when it has not had all there was.
-    fn behind(&self, progress: &BTreeMap<TopicPartition, u64>, now: Timestamp) -> Option<Writer> {
+    fn behind(&self, progress: &BTreeMap<TopicPartition, Progress>, now: Timestamp) -> Option<Writer> {
         let missing = |ends: &BTreeMap<TopicPartition, u64>| -> u64 {
-            ends.iter().map(|(at, end)| end.saturating_sub(progress.get(at).copied().unwrap_or(0))).sum()
+            ends.iter()
+                .map(|(at, end)| end.saturating_sub(progress.get(at).map_or(0, |progress| progress.next_offset)))
+                .sum()
         };
         let (_, newest) = self.ends.back()?;
         let records = missing(newest);

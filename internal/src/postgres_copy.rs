@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use contract::{Timestamp, Version};
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, ProgressRow, TopicPartition};
 use sqlx::postgres::PgPool;
 
 use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
@@ -49,12 +49,12 @@ impl ChatCopy for PostgresCopy {
             .bind(i64::from(limit))
             .fetch_all(&mut *tx)
             .await?;
-        let progress: Vec<(String, i32, i64)> =
+        let progress: Vec<ProgressRow> =
             sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&mut *tx).await?;
         tx.commit().await?;
         Ok(Snapshot {
             messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(TopicPartition::position).collect(),
+            progress: progress.into_iter().map(Progress::from_row).collect(),
         })
     }
 
@@ -86,10 +86,10 @@ impl ChatCopy for PostgresCopy {
         page_from(rows, limit)
     }
 
-    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
-        let rows: Vec<(String, i32, i64)> =
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {
+        let rows: Vec<ProgressRow> =
             sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(TopicPartition::position).collect())
+        Ok(rows.into_iter().map(Progress::from_row).collect())
     }
 
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use platform::event_log::{Fingerprint, Progress};
+
 use crate::shown::ShownMessage;
 
 /// How many bytes of rows one partition's ring keeps at most.
@@ -28,6 +30,7 @@ struct Entry {
     /// The last marker at or before this record: what tells this log from another one.
     marker: Option<Arc<str>>,
     row: Option<ShownMessage>,
+    fingerprint: Fingerprint,
 }
 
 /// What a record is to the ring.
@@ -50,7 +53,7 @@ impl Ring {
         self.end >= self.live_from
     }
 
-    pub fn push(&mut self, offset: u64, item: Item) {
+    pub fn push(&mut self, offset: u64, fingerprint: Fingerprint, item: Item) {
         let row = match item {
             Item::Message(message) => Some(message),
             Item::Marker(name) => {
@@ -60,7 +63,7 @@ impl Ring {
             Item::Other => None,
         };
         self.bytes += row.as_ref().map_or(0, ShownMessage::weight);
-        self.entries.push_back(Entry { offset, marker: self.marker.clone(), row });
+        self.entries.push_back(Entry { offset, marker: self.marker.clone(), row, fingerprint });
         self.end = offset + 1;
         while self.entries.len() > self.capacity || self.bytes > MAX_BYTES {
             let Some(entry) = self.entries.pop_front() else { break };
@@ -76,6 +79,19 @@ impl Ring {
             self.bytes = self.bytes + newer.weight() - row.weight();
             *row = newer.clone();
         }
+    }
+
+    /// Below which offset the store has this log's records; 0 without progress. `None` if its progress is beyond what was
+    /// read here, or of another log, which this one has replaced: both look alike until they are read.
+    pub fn stored_below(&self, progress: Option<&Progress>) -> Option<u64> {
+        let Some(progress) = progress else { return Some(0) };
+        if progress.next_offset > self.end {
+            return None;
+        }
+        let Some(last) = progress.next_offset.checked_sub(1) else { return Some(0) };
+        let at = self.entries.partition_point(|entry| entry.offset < last);
+        let entry = self.entries.get(at).filter(|entry| entry.offset == last);
+        entry.is_none_or(|entry| entry.fingerprint == progress.last).then_some(progress.next_offset)
     }
 
     /// The first offset from which the ring has every record.
@@ -123,12 +139,21 @@ mod tests {
     use super::*;
     use crate::gate_suite::{row, version};
 
+    fn of(offset: u64) -> Fingerprint {
+        Fingerprint { timestamp_ms: offset.cast_signed(), key_hash: 0 }
+    }
+
     fn ring(capacity: usize) -> Ring {
         let mut ring = Ring::new(capacity, 10, 10);
-        ring.push(10, Item::Message(row("c", "a", &version(1))));
-        ring.push(11, Item::Marker("x/1".into()));
-        ring.push(12, Item::Message(row("d", "b", &version(1))));
-        ring.push(13, Item::Message(row("c", "c", &version(1))));
+        let items = [
+            Item::Message(row("c", "a", &version(1))),
+            Item::Marker("x/1".into()),
+            Item::Message(row("d", "b", &version(1))),
+            Item::Message(row("c", "c", &version(1))),
+        ];
+        for (offset, item) in (10..).zip(items) {
+            ring.push(offset, of(offset), item);
+        }
         ring
     }
 
@@ -145,6 +170,16 @@ mod tests {
         assert_eq!(ring(10).behind_marker("x/1"), Some(12));
         assert_eq!(ring(10).behind_marker("x/2"), None);
         assert_eq!(ring(2).behind_marker("x/1"), None, "something behind it may be cut off");
+    }
+
+    #[test]
+    fn progress_counts_where_it_is_of_this_log() {
+        let stored = |next_offset, last| ring(3).stored_below(Some(&Progress { next_offset, last }));
+        assert_eq!(ring(3).stored_below(None), Some(0));
+        assert_eq!((stored(14, of(13)), stored(12, of(11))), (Some(14), Some(12)));
+        assert_eq!((stored(14, of(4711)), stored(12, of(4711))), (None, None), "of another one");
+        assert_eq!(stored(11, of(4711)), Some(11), "what is not here any more cannot be compared");
+        assert_eq!(stored(15, of(14)), None, "not read yet, or of a longer one");
     }
 
     #[test]

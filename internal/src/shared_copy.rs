@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moka::future::Cache;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 
 use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
 use crate::shown::{ShownChat, ShownMessage};
@@ -63,7 +63,7 @@ impl ChatCopy for SharedCopy {
         self.copy.messages(chat, before, limit).await
     }
 
-    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {
         self.copy.progress().await
     }
 

@@ -33,7 +33,7 @@ export class Thread {
   open(copy, lastRead) {
     Object.assign(this, {
       copy, lastRead, items: new Map(), edits: new Map(), unfolded: new Set(), unseen: new Set(), hidden: new Set(),
-      returned: copy?.byId.size ? performance.now() : null, // what was missed meanwhile comes in a moment
+      returned: copy?.byId.size ? performance.now() : null, // what was missed meanwhile comes within a moment
       end: Infinity, // the index behind the last root in the page; Infinity follows the newest
       target: null, held: null, started: false, asking: false, unread: null,
     });
@@ -63,9 +63,7 @@ export class Thread {
   /** Whether this is what was written while another chat was open. */
   missed(changed) {
     if (this.returned === null || performance.now() - this.returned > RETURNING) return false;
-    const missed = this.lastRead && changed.some((message) => before(this.lastRead, message));
-    if (missed) this.returned = null;
-    return missed;
+    return this.lastRead && changed.some((message) => before(this.lastRead, message));
   }
 
   note(changed, follows) {
@@ -192,6 +190,7 @@ export class Thread {
   /** Where to begin: the linked message, the first unread one, or the end. */
   start() {
     this.started = true;
+    this.returned ??= performance.now();
     if (this.target) return;
     this.toUnread();
   }

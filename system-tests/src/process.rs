@@ -110,7 +110,7 @@ impl Drop for Process {
             let printed = self.printed();
             let lines: Vec<&str> = printed.lines().collect();
             eprintln!("--- the end of {}'s log ---", self.program);
-            for line in &lines[lines.len().saturating_sub(12)..] {
+            for line in &lines[lines.len().saturating_sub(40)..] {
                 eprintln!("{line}");
             }
         }

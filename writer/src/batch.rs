@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use contract::record::{RETRY_HEADER, is_digest};
 use contract::{Chat, Marker, Message, Record, Row, RowKey, Timestamp};
-use platform::event_log::{LogRecord, TopicPartition};
+use platform::event_log::{LogRecord, Progress, TopicPartition};
 use xxhash_rust::xxh3::xxh3_64;
-
-use crate::store::{Fingerprint, Progress};
 
 /// How much of a dead letter's raw bytes is kept.
 const MAX_RAW_BYTES: usize = contract::record::MAX_RAW_BYTES;
@@ -139,11 +137,6 @@ fn retried_letter(record: &LogRecord) -> Option<&str> {
         .filter(|digest| is_digest(digest))
 }
 
-/// The fingerprint of a record.
-pub fn fingerprint(record: &LogRecord) -> Fingerprint {
-    Fingerprint { timestamp_ms: record.timestamp_ms, key_hash: record.key.as_ref().map_or(0, |key| xxh3_64(key)) }
-}
-
 /// Collapses records with their fates to one batch; `from` is each partition's progress before it.
 ///
 /// Records of a partition must be in order.
@@ -177,7 +170,7 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
             };
             retried.insert(digest, Retried { digest: digest.to_owned(), failed });
         }
-        moves.insert(&record.at, Progress { next_offset: record.offset + 1, last: fingerprint(record) });
+        moves.insert(&record.at, Progress { next_offset: record.offset + 1, last: record.fingerprint() });
     }
     let mut batch = Batch {
         versions: versions.into_values().cloned().collect(),
@@ -200,6 +193,8 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
 
 #[cfg(test)]
 mod tests {
+    use platform::event_log::Fingerprint;
+
     use super::*;
     use crate::suite::{edited, message, record_of};
 

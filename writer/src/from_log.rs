@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract::Topics;
-use platform::event_log::{self, Event, EventLog, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
+use platform::event_log::{
+    self, Event, EventLog, Fingerprint, LogError, LogRecord, Progress, Reader, Sharing, Topic, TopicPartition,
+};
 use platform::fail_point::fail_point;
 use platform::health::Check;
 use platform::retry;
 
-use crate::batch::{Fate, collapse, dead_letter, fate, fingerprint};
+use crate::batch::{Fate, collapse, dead_letter, fate};
 use crate::config::Settings;
 use crate::failure::StoreError;
-use crate::store::{Applied, Fingerprint, Progress, Store};
+use crate::store::{Applied, Store};
 
 /// How long a transaction may take; past it the server may be gone without a word. Whether it was committed
 /// after all, the compare-and-set of the next try tells.
@@ -181,7 +183,7 @@ impl FromLog {
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Place::Passed };
         if record.offset + 1 == partition.next
             && let Some(expected) = partition.unverified.take()
-            && expected != fingerprint(record)
+            && expected != record.fingerprint()
         {
             return Place::Replaced;
         }

@@ -3,27 +3,10 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 
 use crate::batch::Batch;
 use crate::failure::StoreError;
-
-/// How far a partition is applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Every record below this one is applied, superseded or dead-lettered.
-    pub next_offset: u64,
-    pub last: Fingerprint,
-}
-
-/// What tells a record from another one at the same offset of another log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Fingerprint {
-    /// The record's timestamp, in milliseconds since the Unix epoch.
-    pub timestamp_ms: i64,
-    /// xxh3 of its key; 0 without one.
-    pub key_hash: u64,
-}
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

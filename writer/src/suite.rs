@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use contract::row::unstamped;
 use contract::{Chat, Message, Record, Stamp, Timestamp};
-use platform::event_log::{LogRecord, TopicPartition};
+use platform::event_log::{LogRecord, Progress, TopicPartition};
 
 use crate::batch::{Batch, Fate, collapse, fate};
-use crate::store::{Applied, Progress, Store};
+use crate::store::{Applied, Store};
 
 /// A store with a view of what it holds, for the suite only.
 #[async_trait]

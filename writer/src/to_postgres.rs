@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use contract::{Chat, Message, Timestamp};
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 use platform::fail_point::fail_point;
 use sqlx::postgres::{PgPool, PgTransaction};
 
 use crate::batch::{Batch, DeadLetter, Move, Retried};
 use crate::failure::StoreError;
-use crate::store::{Applied, Fingerprint, Progress, Store};
+use crate::store::{Applied, Store};
 
 /// The copy in a Postgres database.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl Store for Postgres {
             sqlx::query_as("SELECT topic, partition, next_offset, last_timestamp, last_key_hash FROM progress")
                 .fetch_all(&self.pool)
                 .await?;
-        Ok(rows.into_iter().map(progress_from).collect())
+        Ok(rows.into_iter().map(Progress::from_row).collect())
     }
 
     async fn ask_reconcile(&self, reason: &str, gap: bool) -> Result<i64, StoreError> {
@@ -74,13 +74,6 @@ impl Store for Postgres {
         fail_point("writer.committed");
         Ok(Applied::Whole { newer })
     }
-}
-
-fn progress_from(row: (String, i32, i64, i64, i64)) -> (TopicPartition, Progress) {
-    let (topic, partition, next_offset, timestamp_ms, key_hash) = row;
-    let at = TopicPartition::new(topic, u32::try_from(partition).unwrap_or_default());
-    let last = Fingerprint { timestamp_ms, key_hash: key_hash.cast_unsigned() };
-    (at, Progress { next_offset: u64::try_from(next_offset).unwrap_or_default(), last })
 }
 
 fn offset(value: u64) -> i64 {

@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use all_in_one::embedded_store::UPSERT_MESSAGE;
 use async_trait::async_trait;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 use writer::batch::Batch;
 use writer::failure::StoreError;
-use writer::store::{Applied, Progress, Store};
+use writer::store::{Applied, Store};
 use writer::suite::Inspected;
 
 use crate::{World, world};

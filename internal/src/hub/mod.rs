@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
-use platform::event_log::TopicPartition;
+use platform::event_log::{Fingerprint, TopicPartition};
 
 use crate::access::Viewer;
 use crate::config::Settings;
@@ -180,11 +180,11 @@ impl Hub {
     }
 
     /// Adds records to the rings. From now on loads contain them.
-    pub fn append(&self, records: impl IntoIterator<Item = (TopicPartition, u64, Item)>) {
+    pub fn append(&self, records: impl IntoIterator<Item = (TopicPartition, u64, Fingerprint, Item)>) {
         let mut state = self.lock();
-        for (at, offset, item) in records {
+        for (at, offset, fingerprint, item) in records {
             if let Some(ring) = state.rings.get_mut(&at) {
-                ring.push(offset, item);
+                ring.push(offset, fingerprint, item);
             }
         }
     }
@@ -304,12 +304,18 @@ impl Hub {
         }
     }
 
+    /// Whether this pod has read of a chat what the store had, as far as one can tell.
+    pub fn has_read(&self, chat: &str, snapshot: &Snapshot) -> bool {
+        let state = self.lock();
+        state.rings_of(chat).all(|(at, ring)| ring.stored_below(snapshot.progress.get(at)).is_some())
+    }
+
     /// Step 3: the load, then what was kept, then live.
     pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
         let mut state = self.lock();
         let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
         let behind = plan.behind;
-        let all_pushed = state.all_pushed(chat, &plan.positions);
+        let all_pushed = !behind && state.all_pushed(chat, &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
         let Some(outbox) = state.outbox(connection) else { return Loaded::Gone };
         let Some(subscription) = state.rooms.get_mut(chat).and_then(|room| room.get_mut(&connection)) else {

@@ -33,10 +33,10 @@ pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: us
     let mut positions = BTreeMap::new();
     let mut from_ring: Vec<&ShownMessage> = Vec::new();
     for (at, ring) in state.rings_of(chat) {
-        let applied = snapshot.progress.get(at).copied().unwrap_or(0);
-        behind |= applied < ring.start() || !ring.is_live();
-        positions.insert(at.topic.to_string(), position(ring, ring.end().max(applied)));
-        from_ring.extend(ring.rows(chat, applied));
+        let stored = ring.stored_below(snapshot.progress.get(at));
+        behind |= stored.is_none_or(|stored| stored < ring.start()) || !ring.is_live();
+        positions.insert(at.topic.to_string(), position(ring, ring.end()));
+        from_ring.extend(ring.rows(chat, stored.unwrap_or(0)));
     }
     from_ring.extend(state.early.rows(chat));
     for row in &from_ring {

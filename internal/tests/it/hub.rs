@@ -9,7 +9,7 @@ use internal::outbox::Outbox;
 use internal::resume::{Position, Token};
 use internal::ring::Item;
 use internal::shown::ShownMessage;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Fingerprint, Progress, TopicPartition};
 use serde_json::Value;
 
 use crate::gate::settings;
@@ -43,12 +43,12 @@ impl World {
     pub fn append(&mut self, row: &ShownMessage) -> Update {
         let offset = self.next;
         self.next += 1;
-        self.hub.append([(self.at.clone(), offset, Item::Message(row.clone()))]);
+        self.hub.append([(self.at.clone(), offset, Fingerprint::default(), Item::Message(row.clone()))]);
         Update { at: self.at.clone(), offset, row: row.clone(), early: false, answer: "" }
     }
 
     fn mark(&mut self, name: &str) {
-        self.hub.append([(self.at.clone(), self.next, Item::Marker(name.into()))]);
+        self.hub.append([(self.at.clone(), self.next, Fingerprint::default(), Item::Marker(name.into()))]);
         self.next += 1;
     }
 
@@ -65,7 +65,10 @@ impl World {
     pub fn snapshot(&self, messages: &[&ShownMessage], applied: u64) -> Snapshot {
         Snapshot {
             messages: messages.iter().copied().cloned().collect(),
-            progress: BTreeMap::from([(self.at.clone(), applied)]),
+            progress: BTreeMap::from([(
+                self.at.clone(),
+                Progress { next_offset: applied, last: Fingerprint::default() },
+            )]),
         }
     }
 
@@ -295,7 +298,7 @@ fn v4_a_resume_from_the_other_region_goes_by_markers() {
     let mut world = world(100, 0);
     let mirror = TopicPartition::new("b.chat-changes", 0);
     world.hub.begin_partition(mirror.clone(), 0, 0);
-    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, item)]);
+    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, Fingerprint::default(), item)]);
     let [before, behind, local] = [1, 2, 3].map(|number| row("c", &format!("m{number}"), &version(number)));
     mirrored(0, Item::Marker("b/6".into()));
     mirrored(1, Item::Message(before));
@@ -313,7 +316,7 @@ fn v4_a_resume_from_the_other_region_goes_by_markers() {
     let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
     assert_eq!(sent, versions(&[&behind, &local]), "what lies behind the markers, of both topics");
     // A position of this region comes even if nothing was missed.
-    world.hub.append([(mirror.clone(), 4, Item::Marker("b/8".into()))]);
+    world.hub.append([(mirror.clone(), 4, Fingerprint::default(), Item::Marker("b/8".into()))]);
     world.mark("a/4");
     let last = [("chat-changes".to_owned(), position(9_100, "b/8")), ("a.chat-changes".to_owned(), position(8, "a/4"))];
     assert_eq!(
@@ -375,10 +378,29 @@ fn v4_a_position_claims_nothing_that_another_topic_has_not_pushed_yet() {
     world.sent();
     let local = world.append(&row("c", "m", &version(1)));
     let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)), early: false, answer: "" };
-    world.hub.append([(mirror, 0, Item::Message(mirrored.row.clone()))]);
+    world.hub.append([(mirror, 0, Fingerprint::default(), Item::Message(mirrored.row.clone()))]);
     world.push(local);
     let token = world.sent().pop().unwrap().2.unwrap();
     assert_eq!(token.positions["b.chat-changes"].offset, 0);
+}
+
+/// The topic was deleted and made again; the writer has not noticed yet.
+#[test]
+fn v1_progress_in_a_log_that_was_replaced_hides_nothing_of_the_new_one() {
+    let mut world = world(100, 0);
+    let new = row("c", "m", &version(1));
+    world.arrive(&new);
+    world.mark("x/1");
+    let of_another = Fingerprint { timestamp_ms: 4711, key_hash: 4711 };
+    for next_offset in [1, 2, 41] {
+        let mut snapshot = world.snapshot(&[], next_offset);
+        snapshot.progress.get_mut(&world.at).unwrap().last = of_another;
+        world.hub.begin_load(world.browser, "c");
+        assert_eq!(world.hub.finish_load(world.browser, "c", snapshot), Loaded::Behind);
+        assert_eq!(world.sent().remove(0).1, versions(&[&new]), "what the log has is shown");
+    }
+    world.hub.begin_load(world.browser, "c");
+    assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[&new], 1)), Loaded::Complete);
 }
 
 #[test]

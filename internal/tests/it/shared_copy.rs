@@ -8,7 +8,7 @@ use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
 use internal::gate_suite::{row, version};
 use internal::shared_copy::SharedCopy;
 use internal::shown::{ShownChat, ShownMessage};
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 use platform::eventually;
 
 /// Counts how often it is read; fails the first time, if it is told to.
@@ -34,7 +34,7 @@ impl ChatCopy for Counted {
     async fn messages(&self, _: &str, _: Option<&str>, _: u32) -> Result<Page, CopyError> {
         Ok(Page::NoChat)
     }
-    async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, CopyError> {
+    async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {
         Ok(BTreeMap::new())
     }
     async fn stored(&self, _: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {

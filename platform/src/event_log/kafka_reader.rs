@@ -5,10 +5,12 @@
 //! earlier position is dropped on the async side by counting the starts of each partition.
 //!
 //! Nothing is ever paused or sought: librdkafka drops a resume that meets an assignment which is still being made
-//! (decision 2), and the partition would stay silent for ever. Assigning is the one way, and the last one counts.
+//! (decision 2), and the partition would stay silent for ever. Assigning is the one way, and the last one counts. One
+//! assignment waits until the one before it has shown that it works: librdkafka ends the process where two are made
+//! at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -37,6 +39,12 @@ const WAITING: usize = 4;
 const UNPOLLED: Duration = Duration::from_secs(5);
 /// How often it is looked whether there is room again.
 const ROOM: Duration = Duration::from_millis(1);
+/// How long an assignment is waited for until it brings a record, an end or an error. An assignment that comes while the
+/// one before it still stops its partitions stops them a second time, and librdkafka ends the process over that
+/// (its issue 5573; mended in 2.16.0).
+const SETTLING: Duration = Duration::from_secs(2);
+/// The same within a group's callback, where nothing can be polled: stops take less than a millisecond.
+const SETTLING_UNPOLLED: Duration = Duration::from_millis(100);
 /// How often topics and partitions are looked for, where no group does it.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
@@ -51,7 +59,21 @@ enum Told {
 }
 
 /// Collects what librdkafka calls back with while it is polled.
-struct Context(mpsc::Sender<Event>);
+struct Context {
+    rebalanced: mpsc::Sender<Event>,
+    /// Since when an assignment is under way that has not shown yet that it works.
+    settling: Mutex<Option<Instant>>,
+}
+
+impl Context {
+    fn settling(&self) -> Option<Instant> {
+        *self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_settling(&self, since: Option<Instant>) {
+        *self.settling.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
 
 impl ClientContext for Context {
     fn log(&self, _: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
@@ -66,6 +88,10 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {
     /// Accepts or gives up partitions. None is read yet: where to begin is asked outside of this callback.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if let Some(since) = self.settling() {
+            std::thread::sleep(SETTLING_UNPOLLED.saturating_sub(since.elapsed()));
+            self.set_settling(None);
+        }
         let event = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::warn!(%error, "cannot take the assigned partitions");
@@ -78,7 +104,7 @@ impl ConsumerContext for Context {
             Event::Revoked(names(list))
         };
         // The receiver lives as long as the thread that polls.
-        let _ = self.0.send(event);
+        let _ = self.rebalanced.send(event);
     }
 }
 
@@ -101,8 +127,11 @@ pub(super) struct KafkaReader {
 impl KafkaReader {
     pub(super) fn open(cluster: &ClientConfig, topic: Topic, group: &str, sharing: Sharing) -> Result<Self, LogError> {
         let (rebalanced, rebalances) = mpsc::channel();
-        let consumer: BaseConsumer<Context> =
-            Kafka::consumer_config(cluster, group).create_with_context(Context(rebalanced)).map_err(unavailable)?;
+        let consumer: BaseConsumer<Context> = Kafka::consumer_config(cluster, group)
+            // An end is a sign too that an assignment works.
+            .set("enable.partition.eof", "true")
+            .create_with_context(Context { rebalanced, settling: Mutex::default() })
+            .map_err(unavailable)?;
         if sharing == Sharing::Group {
             let pattern = if topic.mirrored {
                 format!("^([a-z0-9-]+\\.)?{}$", topic.base.replace('.', "\\."))
@@ -124,6 +153,8 @@ impl KafkaReader {
             known: BTreeSet::new(),
             assigned: BTreeSet::new(),
             started: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            stale: false,
             lost: false,
             outbox: VecDeque::new(),
             full: None,
@@ -201,6 +232,10 @@ struct Thread {
     assigned: BTreeSet<TopicPartition>,
     /// The started partitions, and where each is read next.
     started: BTreeMap<TopicPartition, u64>,
+    /// The partitions that the next assignment starts: where, and which start it is.
+    starting: BTreeMap<TopicPartition, (u64, u64)>,
+    /// Whether another assignment is to be made.
+    stale: bool,
     /// Whether some position was said to be out of range; librdkafka does not say which, and says it once.
     lost: bool,
     /// What the async side has not taken yet, in order.
@@ -223,8 +258,12 @@ impl Thread {
                 discover_at = Instant::now() + DISCOVERY;
             }
             if self.turn().is_err() {
-                return;
+                break;
             }
+        }
+        // To end is to assign nothing.
+        while !self.has_settled() {
+            self.poll_batch();
         }
     }
 
@@ -234,24 +273,23 @@ impl Thread {
         } else {
             std::thread::sleep(ROOM);
         }
-        let mut starts = Vec::new();
         loop {
             match self.received.try_recv() {
                 Ok(Command::Commit(positions)) => self.commit(positions),
-                Ok(Command::Start { at, offset, generation }) => {
-                    if self.begin(&at, offset) {
-                        starts.push(Told::Started { at, generation });
-                    }
-                }
+                Ok(Command::Start { at, offset, generation }) => self.begin(at, offset, generation),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return Err(Gone),
             }
         }
-        if !starts.is_empty() {
+        if self.stale && self.has_settled() {
             self.assign();
-            self.outbox.extend(starts);
         }
         self.hand_over()
+    }
+
+    /// Whether the last assignment has shown that it works, or has had its time to.
+    fn has_settled(&self) -> bool {
+        self.consumer.context().settling().is_none_or(|since| since.elapsed() >= SETTLING)
     }
 
     /// One poll: what the group did comes before the records that were polled after it.
@@ -259,6 +297,8 @@ impl Thread {
         let records = self.poll_batch();
         while let Ok(event) = self.rebalances.try_recv() {
             self.started.clear();
+            self.starting.clear();
+            self.stale = false;
             self.assigned = match &event {
                 Event::Assigned(partitions) => partitions.iter().cloned().collect(),
                 _ => BTreeSet::new(),
@@ -294,7 +334,7 @@ impl Thread {
         let hold = self.full.is_some_and(|since| since.elapsed() >= UNPOLLED);
         if hold != self.held {
             self.held = hold;
-            self.assign();
+            self.stale = true;
         }
         Ok(())
     }
@@ -305,7 +345,9 @@ impl Thread {
         let mut wait = POLL;
         while records.len() < BATCH && bytes < BATCH_BYTES {
             match self.consumer.poll(wait) {
+                Some(Err(KafkaError::PartitionEOF(_))) => self.consumer.context().set_settling(None),
                 Some(Ok(message)) => {
+                    self.consumer.context().set_settling(None);
                     let name = message.topic();
                     let topic = match self.topics.get(name) {
                         Some(topic) => topic.clone(),
@@ -315,7 +357,10 @@ impl Thread {
                     records.push(log_record(&topic, &message));
                 }
                 Some(Err(error)) => {
-                    self.lost |= error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                        self.consumer.context().set_settling(None);
+                        self.lost = true;
+                    }
                     tracing::debug!(%error, "Kafka consumer");
                     break;
                 }
@@ -346,7 +391,7 @@ impl Thread {
         self.lost = false;
         if lost.is_empty() {
             // The log has grown past it again; librdkafka would not read that partition any more.
-            self.assign();
+            self.stale = true;
         }
         for at in lost {
             self.started.remove(&at);
@@ -365,25 +410,32 @@ impl Thread {
         }
     }
 
-    /// Notes where a partition begins, unless somebody else in the group has it by now.
-    fn begin(&mut self, at: &TopicPartition, offset: u64) -> bool {
+    /// Notes where a partition is to begin, unless somebody else in the group has it by now.
+    fn begin(&mut self, at: TopicPartition, offset: u64, generation: u64) {
         let ours = match self.sharing {
             Sharing::All => true,
-            Sharing::Group => self.assigned.contains(at),
+            Sharing::Group => self.assigned.contains(&at),
         };
         if ours {
-            self.started.insert(at.clone(), offset);
+            self.starting.insert(at, (offset, generation));
+            self.stale = true;
         }
-        ours
     }
 
     /// Assigns the started partitions anew, each at the position that is delivered next.
-    fn assign(&self) {
+    fn assign(&mut self) {
+        self.stale = false;
+        for (at, (offset, generation)) in std::mem::take(&mut self.starting) {
+            self.started.insert(at.clone(), offset);
+            self.outbox.push_back(Told::Started { at, generation });
+        }
         let mut list = TopicPartitionList::new();
         for (at, offset) in self.started.iter().filter(|_| !self.held) {
             // A name from librdkafka itself, a number that fits: it cannot fail.
             let _ = list.add_partition_offset(&at.topic, id(at), kafka_offset(*offset));
         }
+        // Before it is made: what is polled later is of it.
+        self.consumer.context().set_settling((list.count() > 0).then(Instant::now));
         if let Err(error) = self.consumer.assign(&list) {
             tracing::warn!(%error, "cannot assign partitions");
         }

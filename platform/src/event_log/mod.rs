@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use xxhash_rust::xxh3::xxh3_64;
 
 pub mod kafka;
 mod kafka_reader;
@@ -29,6 +30,34 @@ impl TopicPartition {
     /// A position as stores keep it: topic, partition, next offset.
     pub fn position((topic, partition, next): (String, i32, i64)) -> (Self, u64) {
         (Self::new(topic, partition.cast_unsigned()), u64::try_from(next).unwrap_or_default())
+    }
+}
+
+/// How far a store has applied a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Every record below this one is applied, superseded or dead-lettered.
+    pub next_offset: u64,
+    /// Of the record before it.
+    pub last: Fingerprint,
+}
+
+/// What tells a record from another one at the same offset of another log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fingerprint {
+    /// The record's timestamp, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// xxh3 of its key; 0 without one.
+    pub key_hash: u64,
+}
+
+/// Progress as stores keep it: topic, partition, next offset, the last record's timestamp and the hash of its key.
+pub type ProgressRow = (String, i32, i64, i64, i64);
+
+impl Progress {
+    pub fn from_row((topic, partition, next, timestamp_ms, key_hash): ProgressRow) -> (TopicPartition, Self) {
+        let (at, next_offset) = TopicPartition::position((topic, partition, next));
+        (at, Self { next_offset, last: Fingerprint { timestamp_ms, key_hash: key_hash.cast_unsigned() } })
     }
 }
 
@@ -58,6 +87,12 @@ pub struct LogRecord {
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
     pub headers: Vec<(String, String)>,
+}
+
+impl LogRecord {
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { timestamp_ms: self.timestamp_ms, key_hash: self.key.as_ref().map_or(0, |key| xxh3_64(key)) }
+    }
 }
 
 /// The offsets that a partition holds: `start` the first one kept, `end` the next to be given.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Event, EventLog, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec};
 use crate::eventually;
@@ -17,6 +18,7 @@ macro_rules! event_log_suite {
             nothing_is_delivered_before_start,
             a_start_goes_to_the_offset_and_drops_what_was_under_way,
             however_often_a_group_is_opened_no_partition_stays_silent,
+            a_storm_of_starts_ends_where_the_last_ones_say,
             a_reader_waits_for_what_is_appended_later,
             every_reader_of_all_gets_everything,
             a_group_shares_the_partitions_and_hands_over,
@@ -175,6 +177,26 @@ pub async fn however_often_a_group_is_opened_no_partition_stays_silent(log: Log)
         start_all(&mut reader, partitions).await;
         assert_eq!(values(&mut reader, PARTITIONS as usize).await.len(), PARTITIONS as usize);
     }
+}
+
+/// As when every position is out of range at once, and each partition begins again by itself.
+pub async fn a_storm_of_starts_ends_where_the_last_ones_say(log: Log) {
+    const PARTITIONS: u32 = 12;
+    let name = topic(&log, PARTITIONS).await;
+    let two = (0..PARTITIONS).flat_map(|partition| ["a", "b"].map(|value| record(&name, partition, value)));
+    log.append(two.collect()).await.unwrap();
+    let mut reader = open(&log, &name, Sharing::All).await;
+    let partitions = assigned(&mut reader, PARTITIONS as usize).await;
+    start_all(&mut reader, partitions.clone()).await;
+    for _ in 0..50 {
+        for at in &partitions {
+            reader.start(vec![(at.clone(), 0)]).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+    }
+    reader.start(partitions.iter().map(|at| (at.clone(), 1)).collect()).await.unwrap();
+    let ends = values(&mut reader, PARTITIONS as usize).await;
+    assert!(partitions.iter().all(|at| ends[at] == [(1, "b".to_owned())]), "{ends:?}");
 }
 
 pub async fn a_reader_waits_for_what_is_appended_later(log: Log) {

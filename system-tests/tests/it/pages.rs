@@ -123,6 +123,8 @@ async fn a_reader_comes_back_to_the_first_unread_message() {
     for number in 30..110 {
         ids.push(vendor.post(&chat, &format!("message {number}")).await);
     }
+    let newest = format!("http://{}/api/chats/{chat}/messages/{}/versions", mirror.internal_address, ids[109]);
+    eventually!(system_tests::http::get(&newest).await.unwrap().status() == 200, "everything is mirrored");
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
     eventually!(text_of(&browser, ".unread").await == "new since you were here", "a line says what is new");
     assert_eq!(

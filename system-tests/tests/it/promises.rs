@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use contract::{Marker, Record, Timestamp};
 use platform::config::Secret;
 use platform::event_log::{
-    EventLog, LogError, LogRecord, NewRecord, Offsets, Reader as LogReader, Sharing, Topic, TopicPartition, TopicSpec,
+    EventLog, LogError, LogRecord, NewRecord, Offsets, Progress, Reader as LogReader, Sharing, Topic, TopicPartition,
+    TopicSpec,
 };
 use platform::eventually;
 use platform::health::Health;
@@ -30,7 +31,7 @@ use tokio::sync::Semaphore;
 use writer::Store;
 use writer::batch::Batch;
 use writer::failure::StoreError;
-use writer::store::{Applied, Progress};
+use writer::store::Applied;
 use writer::suite::message;
 use writer::to_postgres::Postgres;
 

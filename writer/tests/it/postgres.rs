@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Progress, TopicPartition};
 use platform::testing::postgres_database;
 use sqlx::PgPool;
 use writer::batch::Batch;
 use writer::failure::StoreError;
-use writer::store::{Applied, Progress, Store};
+use writer::store::{Applied, Store};
 use writer::suite::Inspected;
 use writer::to_postgres::Postgres;
 

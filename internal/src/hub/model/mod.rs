@@ -136,7 +136,10 @@ impl Protocol {
         };
         match at.phase {
             Phase::Resuming => steps.extend([Step::Resume(number), Step::GiveUp(number)]),
-            Phase::Loading => steps.extend((0..=world.written).map(|applied| Step::Load(number, applied))),
+            // What the pod has not read yet is waited for.
+            Phase::Loading => {
+                steps.extend((0..=world.pods[at.pod].next).map(|applied| Step::Load(number, applied)));
+            }
             Phase::Live => {}
         }
         let waiting = world.pods[at.pod].waiting_for(at.connection).len();

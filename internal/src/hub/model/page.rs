@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use contract::Version;
+use platform::event_log::{Fingerprint, Progress};
 use serde::Deserialize;
 
 use super::pod::{Pod, number_of, partition};
@@ -134,7 +135,8 @@ impl Page {
         let at = self.at.as_mut().expect("it is connected");
         let messages = rows.iter().map(|(id, number)| row(CHAT, id, &version(*number))).collect();
         // A partition of which nothing was applied has no progress.
-        let progress = (applied > 0).then(|| (partition(), applied as u64)).into_iter().collect();
+        let of = |applied| Progress { next_offset: applied as u64, last: Fingerprint::default() };
+        let progress = (applied > 0).then(|| (partition(), of(applied))).into_iter().collect();
         let loaded = pods[at.pod].hub.finish_load(at.connection, CHAT, Snapshot { messages, progress });
         at.phase = if loaded == Loaded::Complete { Phase::Live } else { Phase::Loading };
         loaded

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::ws::Utf8Bytes;
-use platform::event_log::TopicPartition;
+use platform::event_log::{Fingerprint, TopicPartition};
 
 use super::{CHAT, Entry, Protocol, Seen, Versions, count};
 use crate::gate_suite::{row, version};
@@ -82,7 +82,7 @@ impl Pod {
                 Item::Message(row) => earlier.push(row.clone()),
                 _ => {}
             }
-            items.push((partition(), offset as u64, item));
+            items.push((partition(), offset as u64, Fingerprint::default(), item));
         }
         self.next += records;
         self.hub.append(items);

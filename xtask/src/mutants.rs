@@ -64,8 +64,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "fingerprint of the last record",
         file: "writer/src/from_log.rs",
-        from: "&& expected != fingerprint(record)",
-        to: "&& expected != fingerprint(record) && false",
+        from: "&& expected != record.fingerprint()",
+        to: "&& expected != record.fingerprint() && false",
         binary: ["system-tests", "it"],
         test: "promises::w1_another_log_in_the_place",
     },

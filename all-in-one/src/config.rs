@@ -98,6 +98,7 @@ impl Config {
     pub(crate) fn internal(&self) -> internal::Settings {
         internal::Settings {
             region: "a".into(),
+            regions: Vec::new(),
             topic_suffix: String::new(),
             pod: "internal-0".into(),
             ring: 2_000,

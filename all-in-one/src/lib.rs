@@ -134,7 +134,7 @@ impl AllInOne {
         };
         let door = internal::Door {
             access: Access::Off,
-            origins: Origins::new(config.origins, addresses.internal.ip()),
+            origins: Origins::new(config.origins, &[], addresses.internal.ip()),
             per_address: 1_000,
             listener: internal,
             tls: None,

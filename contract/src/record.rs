@@ -83,16 +83,30 @@ pub struct Marker {
     pub drift: Option<u64>,
     #[serde(default)]
     pub verified_through: Option<Timestamp>,
-    /// The number of this leader's last marker that every partition took; 0 if there is none. Where that one was not read
-    /// before this one, records are missing in between.
+    /// Whether the source does not answer this region at all: another one may reach it, and should poll then.
+    #[serde(default)]
+    pub unreachable: bool,
+    /// The number of the last marker before this one that every partition took; 0 if none is known. Where that one was not
+    /// read before this one, records are missing in between.
     #[serde(default)]
     pub previous: u64,
+    /// Whose marker that was; without it, this leader's own.
+    #[serde(default)]
+    pub previous_leader: Option<String>,
     /// The feed's generation, once it was served.
     #[serde(default)]
     pub generation: Option<u32>,
     /// Whether changes may be missing up to the cursor, until a reconcile is done.
     #[serde(default)]
     pub gap: bool,
+}
+
+impl Marker {
+    /// The leader and the number of the last marker before this one that every partition took, if one is known.
+    pub fn predecessor(&self) -> Option<(&str, u64)> {
+        let leader = self.previous_leader.as_deref().unwrap_or(&self.leader);
+        (self.previous > 0).then_some((leader, self.previous))
+    }
 }
 
 /// Why bytes are not a [`Record`].

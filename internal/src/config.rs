@@ -10,6 +10,7 @@ use platform::dead_letters::PostgresLetters;
 use platform::event_log::kafka::Kafka;
 use platform::event_log::kafka_settings::KafkaSettings;
 use platform::redis::RedisTls;
+use platform::regions::{self, Region};
 use platform::tls::Files;
 
 use crate::access::origins::{Origin, Origins};
@@ -65,6 +66,10 @@ pub struct Settings {
     /// The region's name.
     #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a")]
     pub region: String,
+    /// All regions and where their pages are, as a=https://a.example.org,b=https://b.example.org: a page that is open
+    /// moves to another one when its own goes silent. Without it there is this one alone.
+    #[arg(long, env = "CHAT_SYNC_REGIONS", value_delimiter = ',')]
+    pub regions: Vec<Region>,
     /// What is added to every topic's name, to keep installations apart on one cluster.
     #[arg(long, env = "CHAT_SYNC_TOPIC_SUFFIX", default_value = "")]
     pub topic_suffix: String,
@@ -120,11 +125,12 @@ impl Config {
     /// # Errors
     /// A sentence that names the setting that is wrong or missing, or says that the port is taken.
     pub async fn door(&self) -> anyhow::Result<Door> {
+        regions::others(&self.settings.regions, &self.settings.region)?;
         let names = ["CHAT_SYNC_INTERNAL_TLS_CERT", "CHAT_SYNC_INTERNAL_TLS_KEY"];
         Ok(Door {
             access: self.access()?,
             tls: Files::both(names, self.tls_cert.clone(), self.tls_key.clone())?,
-            origins: Origins::new(self.origins.clone(), self.listen.ip()),
+            origins: Origins::new(self.origins.clone(), &self.settings.regions, self.listen.ip()),
             per_address: self.connections_per_address,
             listener: platform::http::listen(self.listen, "--listen").await?,
         })

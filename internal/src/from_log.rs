@@ -61,12 +61,13 @@ impl Place {
         Self { next: start, live_from, marker: None }
     }
 
-    /// Takes note of a marker; whether something before it was never read, for its leader has had another one in every
-    /// partition since. So it is where a log was replaced and has grown past the position meanwhile, or a mirror has a
-    /// hole.
+    /// Takes note of a marker; whether something before it was never read, for there was another marker in every
+    /// partition since the last one. So it is where a log was replaced and has grown past the position meanwhile, or a
+    /// mirror has a hole.
     fn passed_over(&mut self, marker: &Marker) -> bool {
         let last = self.marker.replace((marker.leader.clone(), marker.number));
-        last.is_some_and(|(leader, number)| leader == marker.leader && number < marker.previous)
+        let Some(((last, number), (leader, previous))) = last.zip(marker.predecessor()) else { return false };
+        last == leader && number < previous
     }
 }
 
@@ -379,8 +380,8 @@ mod tests {
 
     fn marker(leader: &str, number: u64, previous: u64) -> Marker {
         let json = serde_json::json!({
-            "source": "demo", "region": "a", "leader": leader, "number": number, "partitions": 1, "previous": previous,
-            "at": "2026-01-02T03:04:05Z",
+            "source": "demo", "region": "a", "leader": leader, "number": number, "cursor": null, "settled": null,
+            "partitions": 1, "at": "2026-01-02T03:04:05Z", "fresh_as_of": null, "previous": previous,
         });
         serde_json::from_value(json).expect("a marker")
     }
@@ -396,5 +397,8 @@ mod tests {
         assert!(!passed_over("y", 4, 3), "another leader counts anew");
         assert!(!passed_over("y", 2, 1), "read again");
         assert!(!passed_over("y", 3, 2));
+        let next = |previous| Marker { previous_leader: Some("y".into()), ..marker("z", 1, previous) };
+        assert!(!place.clone().passed_over(&next(3)));
+        assert!(place.passed_over(&next(4)), "the leader before had another one");
     }
 }

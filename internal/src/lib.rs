@@ -103,6 +103,8 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         ops,
         health: health.clone(),
         operator_token: settings.operator_token,
+        region: settings.region.into(),
+        regions: settings.regions.into(),
         over_tls: door.tls.is_some(),
         access: Arc::new(door.access),
         origins: Arc::new(door.origins),

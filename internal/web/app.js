@@ -6,6 +6,7 @@ import * as drawer from "./drawer.js";
 import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
 import { byId, duration } from "./page.js";
+import { ask, learn } from "./region.js";
 import * as search from "./search.js";
 import * as session from "./session.js";
 import * as shown from "./shown.js";
@@ -170,7 +171,7 @@ async function fetchOlder(copy) {
   if (copy.complete || !asked) return false;
   const query = `limit=100&before=${encodeURIComponent(asked.id)}`;
   try {
-    const response = await fetch(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
+    const response = await ask(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
     if (!response.ok) return false;
     return copy.older(await response.json(), asked) && !copy.complete;
   } catch {
@@ -189,7 +190,7 @@ function countEdits() {
     const chat = open;
     const ids = wanted.map((message) => encodeURIComponent(message.id)).join(",");
     try {
-      const response = await fetch(`/api/chats/${encodeURIComponent(chat)}/edits?messages=${ids}`);
+      const response = await ask(`/api/chats/${encodeURIComponent(chat)}/edits?messages=${ids}`);
       if (response.ok && chat === open) thread.setEdits((await response.json()).edits);
     } catch {
       // The word "edited" stands there without its number.
@@ -267,6 +268,7 @@ byId("back").onclick = () => { location.hash = ""; };
 search.begin((chat) => chatList.find(chat)?.title ?? chat);
 window.onhashchange = route;
 shown.begin(() => [open, copies.get(open)], (frame) => link.send(frame));
+learn();
 const viewer = await session.begin();
 
 /** Somebody else may have signed in meanwhile, at another tab: what is shown here is not theirs. */

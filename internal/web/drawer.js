@@ -1,6 +1,7 @@
 // The drawer with the earlier versions of a message, the difference from one to the next marked.
 
 import { byId, dayAndTime, element } from "./page.js";
+import { ask } from "./region.js";
 
 const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [];
 const MOST = 2000; // words; beyond that the table of the comparison gets too large
@@ -40,7 +41,7 @@ export async function showVersions(message, from) {
   byId("close").focus();
   const path = `/api/chats/${encodeURIComponent(message.chat_id)}/messages/${encodeURIComponent(message.id)}/versions`;
   try {
-    const response = await fetch(path);
+    const response = await ask(path);
     if (!response.ok) throw new Error();
     const { versions } = await response.json();
     list.replaceChildren(...versions.map((version, at) => drawVersion(version, versions[at - 1])).reverse());

@@ -1,5 +1,7 @@
-// The connection: reconnects by itself, subscribes again with the position it had, and knows how old
-// what it shows is.
+// The connection: reconnects by itself, to another region where its own is lost, subscribes again with the position it
+// had, and knows how old what it shows is.
+
+import * as region from "./region.js";
 
 const SILENCE = 5000; // ms without a word is loss of connection
 const BEHIND = 6000; // ms; the source is asked every two seconds
@@ -24,7 +26,7 @@ export class Link {
    * `reconnected()` when there is another one.
    */
   constructor({ hear, tell, subscriptions, refused, signedOut, reconnected }) {
-    Object.assign(this, { hear, tell, subscriptions, refused, signedOut, reconnected, socket: null, attempt: 0 });
+    Object.assign(this, { hear, tell, subscriptions, refused, signedOut, reconnected, socket: null, attempt: 0, tried: 0 });
     this.lastWord = this.lastChange = performance.now();
     this.age = null;
     setInterval(() => this.watch(), 500);
@@ -32,13 +34,16 @@ export class Link {
   }
 
   connect() {
-    const url = new URL("/ws", location.href);
+    const url = region.url("/ws");
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
+    let opened = false;
     this.socket = socket;
     this.lastWord = performance.now();
     socket.onopen = () => {
-      this.attempt = 0;
+      opened = true;
+      this.attempt = this.tried = 0;
+      region.learn();
       if (this.opened) this.reconnected();
       this.opened = true;
       for (const [chat, resume] of this.subscriptions()) this.subscribe(chat, resume);
@@ -60,16 +65,22 @@ export class Link {
       if (code === SIGNED_OUT) return this.signedOut();
       if (socket === this.socket && this.attempt > 0) this.refused();
       const hint = /^retry after (\d+) ms$/.exec(reason);
-      if (socket === this.socket) this.again(hint && Number(hint[1]));
+      if (socket === this.socket) this.again({ hint: hint && Number(hint[1]), lost: !opened });
     };
   }
 
-  /** Connects again: after `hint` ms if the server asked for that, else the sooner the fewer attempts have failed. */
-  again(hint = null) {
+  /**
+   * Connects again: after `hint` ms if the server asked for that; at once elsewhere if this region is `lost` and there
+   * are others that were not tried; else the sooner the fewer attempts have failed.
+   */
+  again({ hint = null, lost = false }) {
     const socket = this.socket;
     this.socket = null;
     socket?.close();
-    const wait = Math.min(5000, 200 * 2 ** this.attempt++) * (0.5 + Math.random());
+    const elsewhere = lost && ++this.tried < region.count();
+    if (lost) region.moveOn();
+    if (!elsewhere) this.tried = 0;
+    const wait = elsewhere ? 0 : Math.min(5000, 200 * 2 ** this.attempt++) * (0.5 + Math.random());
     setTimeout(() => this.connect(), hint ?? wait);
     this.watch();
   }
@@ -93,7 +104,7 @@ export class Link {
 
   watch() {
     const silent = performance.now() - this.lastWord > SILENCE;
-    if (this.socket && silent) return this.again();
+    if (this.socket && silent) return this.again({ lost: true });
     const age = this.staleness();
     const open = this.socket?.readyState === WebSocket.OPEN;
     const change = performance.now() - this.lastChange;

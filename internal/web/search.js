@@ -1,6 +1,7 @@
 // Search over the messages of the copy.
 
 import { address, byId, dayAndTime, element, plural } from "./page.js";
+import { ask } from "./region.js";
 
 const field = byId("search");
 const results = byId("results");
@@ -36,7 +37,7 @@ async function find(query, title) {
   if (!query) return results.replaceChildren();
   byId("found-words").textContent = "Searching …";
   try {
-    const response = await fetch(`/api/search?q=${encodeURIComponent(query)}`);
+    const response = await ask(`/api/search?q=${encodeURIComponent(query)}`);
     const answer = await response.json();
     if (turn !== asked) return;
     if (!response.ok) throw new Error(answer.error.message);

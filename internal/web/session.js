@@ -2,6 +2,7 @@
 
 import * as kept from "./kept.js";
 import { byId, element } from "./page.js";
+import * as region from "./region.js";
 
 const OPEN = "Open: no sign-in. Whoever reaches this address can read everything here.";
 
@@ -11,7 +12,7 @@ const PATIENCE = 1500; // ms; the page waits for the answer before it shows anyt
 export async function begin() {
   let response, answer;
   try {
-    response = await fetch("/api/session", { signal: AbortSignal.timeout(PATIENCE) });
+    response = await region.ask("/api/session", { signal: AbortSignal.timeout(PATIENCE) });
     answer = await response.json();
   } catch {
     return null; // offline, or a proxy's own page: whoever connects again asks again
@@ -22,13 +23,13 @@ export async function begin() {
   }
   if (response.status !== 401) return null; // a proxy's word
   kept.drop();
-  if (document.querySelector("#messages li, #letters li")) location.reload();
+  if (document.querySelector("#messages li, #letters li")) region.reload();
   else ask(answer?.error ?? {});
   return null;
 }
 
 function draw({ auth, name, role }) {
-  if (byId("sign-in")?.open) return location.reload();
+  if (byId("sign-in")?.open) return region.reload();
   const who = byId("who");
   who.dataset.auth = auth;
   if (auth === "off") return who.replaceChildren(OPEN);
@@ -37,14 +38,14 @@ function draw({ auth, name, role }) {
 }
 
 async function signOut() {
-  await fetch("/api/session", { method: "DELETE" });
+  await region.askAll("/api/session", { method: "DELETE" });
   leave();
 }
 
 /** Nothing that was shown stays. */
 export function leave() {
   kept.drop();
-  location.reload();
+  region.reload();
 }
 
 /** A dialog that cannot be closed but with a token. */
@@ -62,10 +63,11 @@ function ask({ code, message = "" }) {
   }
   form.onsubmit = async (event) => {
     event.preventDefault();
-    const response = await fetch("/api/session", {
+    // Wherever the page may move to, whoever looks is known there.
+    const response = await region.askAll("/api/session", {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: token.value.trim() }),
     }).catch(() => null);
-    if (response?.ok) return location.reload();
+    if (response?.ok) return region.reload();
     said.textContent = response ? (await response.json()).error.message : "No connection; try again.";
     token.select();
   };

@@ -1,6 +1,7 @@
 // What this page has shown is acknowledged, and whoever reads along is counted.
 
 import { byId, plural } from "./page.js";
+import { ask } from "./region.js";
 
 const ACKNOWLEDGE = 1000; // ms; at most one a second
 const REPEAT = 45_000; // ms; receipts that were lost come back within a minute
@@ -59,7 +60,7 @@ async function count() {
   const newest = copy?.order.at(-1);
   if (!chat || !newest || document.hidden) return draw(0);
   try {
-    const response = await fetch(`/api/chats/${encodeURIComponent(chat)}/messages/${encodeURIComponent(newest.id)}/receipts`);
+    const response = await ask(`/api/chats/${encodeURIComponent(chat)}/messages/${encodeURIComponent(newest.id)}/receipts`);
     if (chat === shown.now()[0]) draw(response.ok ? (await response.json()).readers : 0);
   } catch {
     draw(0); // offline: nobody knows

@@ -90,13 +90,27 @@ pub struct Query<T>(pub T);
 
 /// A file of a page, from the binary. The page may load nothing from elsewhere, nor be framed elsewhere.
 pub fn asset(content_type: &'static str, body: &'static str) -> Response {
+    asset_that_reaches(&[], content_type, body)
+}
+
+/// The same; but its scripts may also talk to these origins, as `https://b.example.org`.
+pub fn asset_that_reaches(origins: &[String], content_type: &'static str, body: &'static str) -> Response {
     const POLICY: &str =
         "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'none'";
+    let mut policy = POLICY.to_owned();
+    if !origins.is_empty() {
+        policy.push_str("; connect-src 'self'");
+        for origin in origins {
+            // A WebSocket's origin is one of its own: http becomes ws, https wss.
+            let socket = origin.replacen("http", "ws", 1);
+            policy.extend([" ", origin, " ", &socket]);
+        }
+    }
     let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_TYPE, content_type.to_owned()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, policy),
     ];
     (headers, body).into_response()
 }

@@ -12,6 +12,7 @@ use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::{Parts, Stop};
 use platform::regions::{self, Region};
 
+use crate::peers::BROKEN;
 use crate::turns::Rules;
 
 /// Polls the source and appends its changes to the log.
@@ -135,6 +136,13 @@ impl Settings {
             let known = *preferred == self.region || others.contains(preferred);
             anyhow::ensure!(known, "CHAT_SYNC_PREFERRED_REGION is {preferred}, which CHAT_SYNC_REGIONS does not list");
         }
+        // Markers tell that a region lives: they must not look like pauses.
+        anyhow::ensure!(
+            others.is_empty() || 2 * self.marker_every <= BROKEN,
+            "CHAT_SYNC_MARKER_EVERY is {:?}; where there are other regions, it is at most {:?}",
+            self.marker_every,
+            BROKEN / 2
+        );
         Ok(Rules {
             region: self.region.clone(),
             others,

@@ -94,8 +94,15 @@ struct Place {
     /// Since when it does not answer at all.
     silent: Option<Instant>,
     markers: u64,
-    /// The last marker that every partition took.
-    marked: u64,
+    /// The last marker that every partition took; before the first one of this term, the last leader's.
+    marked: Marked,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Marked {
+    number: u64,
+    /// If it is not this term's own.
+    leader: Option<String>,
 }
 
 impl Place {
@@ -129,6 +136,11 @@ impl Leader {
             let until_now = found.polls && Timestamp::now().since(found.at) < lately;
             if until_now { Before::Polled } else { Before::Other }
         });
+        // Of a region that stood by, the checkpoint names another region's marker.
+        let marked = checkpoint
+            .as_ref()
+            .filter(|found| found.polls)
+            .map_or_else(Marked::default, |found| Marked { number: found.number, leader: Some(found.leader.clone()) });
         let (overlap, now) = (world.settings.remembered_for(), Instant::now());
         let (remembered, generation, reconcile) = match checkpoint {
             Some(found) => (found.remembered(overlap, now), found.generation, Some(found.reconcile)),
@@ -145,7 +157,7 @@ impl Leader {
             waiting: None,
             silent: None,
             markers: 0,
-            marked: 0,
+            marked,
         });
         Self {
             world,
@@ -253,6 +265,9 @@ impl Leader {
                 }
                 None => self.world.to_log.ends().await.map(drop),
             };
+            if kept.is_err() {
+                self.world.region.note_deaf();
+            }
             self.note_claim(kept).await;
         }
     }
@@ -434,7 +449,9 @@ impl Leader {
                 leads_since: Some(self.since),
                 drift: None,
                 verified_through: None,
-                previous: place.marked,
+                unreachable: place.silent.is_some(),
+                previous: place.marked.number,
+                previous_leader: place.marked.leader.clone(),
                 generation: place.generation,
                 gap: false,
             };
@@ -453,7 +470,7 @@ impl Leader {
         }
         let number = marker.number;
         self.world.to_log.claim(marker, earlier, reconcile).await?;
-        self.place().marked = number;
+        self.place().marked = Marked { number, leader: None };
         Ok(())
     }
 

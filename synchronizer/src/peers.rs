@@ -76,23 +76,36 @@ impl Peers {
     }
 }
 
+/// Whether a leader that was never heard of is one of long ago. Whoever follows the newest one is not, whatever its clock
+/// says.
+fn is_repeated(marker: &Marker, newest: &Marker) -> bool {
+    let follows = marker.predecessor().is_some_and(|(leader, _)| leader == newest.leader);
+    newest.at.since(marker.at) > REPEATED && !follows
+}
+
 impl Peer {
     fn hear(&mut self, partition: u32, marker: &Marker, now: Instant) -> Heard {
-        let read_here = self.read.values().any(|partitions| partitions.contains_key(&partition));
-        let Some(partitions) = self.read.get_mut(&marker.leader) else {
-            if self.newest.as_ref().is_some_and(|newest| newest.at.since(marker.at) > REPEATED) {
+        let Some(partitions) = self.read.get(&marker.leader) else {
+            if self.newest.as_ref().is_some_and(|newest| is_repeated(marker, newest)) {
                 return Heard::Repeated;
             }
+            let hole = self.lacks_what_came_before(partition, marker);
             self.meet(&marker.leader);
-            return self.take(partition, marker, now, read_here && marker.previous > 0);
+            return self.take(partition, marker, now, hole);
         };
-        let known = partitions.get(&partition).copied();
-        if known.is_some_and(|known| marker.number <= known) {
+        if partitions.get(&partition).is_some_and(|known| marker.number <= *known) {
             return Heard::Repeated;
         }
-        // A partition that is read from the middle on has no hole at its beginning.
-        let hole = if read_here { marker.previous > known.unwrap_or(0) } else { false };
+        let hole = self.lacks_what_came_before(partition, marker);
         self.take(partition, marker, now, hole)
+    }
+
+    /// A partition that is read from the middle on has no hole at its beginning.
+    fn lacks_what_came_before(&self, partition: u32, marker: &Marker) -> bool {
+        let read_here = self.read.values().any(|partitions| partitions.contains_key(&partition));
+        let Some((leader, number)) = marker.predecessor().filter(|_| read_here) else { return false };
+        let read = self.read.get(leader).and_then(|partitions| partitions.get(&partition));
+        read.is_none_or(|read| *read < number)
     }
 
     fn meet(&mut self, leader: &str) {
@@ -105,8 +118,11 @@ impl Peer {
 
     fn take(&mut self, partition: u32, marker: &Marker, now: Instant, hole: bool) -> Heard {
         self.read.entry(marker.leader.clone()).or_default().insert(partition, marker.number);
-        let unbroken = self.series.filter(|series| now.duration_since(series.last) <= BROKEN);
-        self.series = Some(Series { first: unbroken.map_or(now, |series| series.first), last: now });
+        // One that cannot reach the source does not poll, however loudly.
+        if !marker.unreachable {
+            let unbroken = self.series.filter(|series| now.duration_since(series.last) <= BROKEN);
+            self.series = Some(Series { first: unbroken.map_or(now, |series| series.first), last: now });
+        }
         if self.newest.as_ref().is_none_or(|newest| newest.at < marker.at) {
             self.newest = Some(marker.clone());
         }
@@ -154,7 +170,9 @@ mod tests {
             leads_since: None,
             drift: None,
             verified_through: None,
+            unreachable: false,
             previous: number - 1,
+            previous_leader: None,
             generation: None,
             gap: false,
         }
@@ -198,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn the_next_leader_is_heard_of_although_its_clock_is_an_hour_behind() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        peers.hear(0, &marker("x", 4000), now);
+        let next = Marker { previous: 4000, previous_leader: Some("x".into()), ..marker("y", 1) };
+        assert_eq!(peers.hear(0, &next, now), Heard::New);
+        assert_eq!(peers.hear(0, &marker("y", 2), now), Heard::New);
+        assert_eq!(peers.hear(0, &marker("nobody knows whom", 3), now), Heard::Repeated);
+    }
+
+    #[test]
     fn a_marker_whose_predecessor_never_came_stands_behind_a_hole() {
         let (mut peers, now) = (Peers::default(), Instant::now());
         assert_eq!(peers.hear(0, &marker("x", 5), now), Heard::New, "read from the middle on");
@@ -207,5 +235,20 @@ mod tests {
         assert_eq!(peers.hear(0, &after_a_failure, now), Heard::New, "seven was never taken by all");
         assert_eq!(peers.hear(1, &marker("x", 9), now), Heard::BehindAHole);
         assert_eq!(peers.hear(0, &marker("y", 1), now), Heard::New, "the next leader's first");
+        let behind = |previous| Marker { previous, previous_leader: Some("x".into()), ..marker("z", 1) };
+        assert_eq!(peers.hear(1, &behind(10), now), Heard::BehindAHole, "x had another one");
+        assert_eq!(peers.hear(0, &behind(8), now), Heard::New);
+    }
+
+    #[test]
+    fn a_region_that_cannot_reach_the_source_is_not_heard_of() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        let unreachable = Marker { unreachable: true, ..marker("x", 5) };
+        assert_eq!(peers.hear(0, &unreachable, now), Heard::New);
+        peers.hear(1, &unreachable, now);
+        assert!(peers.series().is_empty());
+        assert_eq!(cursor(&peers), Some("5"), "from there another would go on");
+        peers.hear(0, &marker("x", 6), now);
+        assert_eq!(peers.series().len(), 1);
     }
 }

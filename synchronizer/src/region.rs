@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use contract::{Marker, Timestamp};
 use platform::health::Check;
 
-use crate::peers::{Heard, Peers};
+use crate::peers::{Heard, Peers, Series};
 use crate::turns::{Before, Listening, Reason, Rules};
 
 /// How often it is looked whether the turn changes.
@@ -26,6 +26,19 @@ struct Shared {
     polls: bool,
     /// The region whose mirror lacks records that nobody has looked for yet.
     hole: Option<String>,
+    /// When this region's own log last did not answer: what the others said meanwhile could not be heard.
+    deaf: Option<Instant>,
+}
+
+impl Shared {
+    /// Who was heard of, and when; while this region was deaf, nobody fell silent.
+    fn series_to_wait_for(&self) -> Vec<(String, Series)> {
+        let mut all = self.peers.series();
+        for (_, series) in &mut all {
+            series.last = self.deaf.map_or(series.last, |deaf| deaf.max(series.last));
+        }
+        all
+    }
 }
 
 impl Region {
@@ -85,16 +98,25 @@ impl Region {
         self.lock().hole.take()
     }
 
+    /// This region's own log does not answer.
+    pub fn note_deaf(&self) {
+        self.lock().deaf = Some(Instant::now());
+    }
+
     pub fn polls(&self) -> bool {
         self.lock().polls
     }
 
     /// Waits until this region should poll, and says why. From then on it polls.
     pub async fn until_it_should_poll(&self, before: Before) -> Reason {
-        let listening = Listening { since: self.since, before };
         let mut looks = tokio::time::interval(LOOK);
         loop {
-            let series = self.lock().peers.series();
+            let (series, deaf) = {
+                let shared = self.lock();
+                (shared.series_to_wait_for(), shared.deaf)
+            };
+            let since = deaf.map_or(self.since, |deaf| deaf.max(self.since));
+            let listening = Listening { since, before };
             if let Some(reason) = self.rules.should_poll(listening, &series, Instant::now()) {
                 self.turn(true, reason, String::new());
                 return reason;

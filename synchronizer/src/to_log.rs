@@ -105,7 +105,7 @@ impl ToLog {
         Ok(there)
     }
 
-    /// The end of every partition of the changes, mirrored ones too.
+    /// The end of every partition of the changes that holds something, mirrored ones too.
     ///
     /// # Errors
     /// [`LogError`].
@@ -133,9 +133,10 @@ impl ToLog {
         self.ends_of(&self.topics.checkpoints).await
     }
 
+    /// Only of partitions that hold something: what retention has emptied nobody can read up to its end.
     async fn ends_of(&self, topic: &str) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
-        let offsets = self.log.offsets(topic).await?;
-        Ok(offsets.into_iter().map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
+        let offsets = self.log.offsets(topic).await?.into_iter().filter(|(_, held)| held.start < held.end);
+        Ok(offsets.map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
     }
 
     /// Where to begin reading what was appended since this moment (milliseconds since the Unix epoch), here or in another

@@ -59,6 +59,17 @@ impl OwnMirror {
         self.child = Some(command.spawn().expect("java"));
     }
 
+    /// What supervises it does: one that ended by itself is started again.
+    ///
+    /// # Panics
+    /// If there is no Java.
+    pub fn start_again_if_it_ended(&mut self) {
+        let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_some()));
+        if ended {
+            self.start_again();
+        }
+    }
+
     /// Ends it without warning.
     ///
     /// # Panics

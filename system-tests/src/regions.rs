@@ -1,10 +1,15 @@
 //! Two regions, joined by MirrorMaker 2 alone: everything twice, and one vendor.
 
+use std::time::Duration;
+
 use platform::config::Secret;
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::testing::{postgres_database, server};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 
 use crate::own_kafka::OwnKafka;
 use crate::own_mirror::{End, OwnMirror};
@@ -58,7 +63,7 @@ impl Regions {
             settings.extend(further.clone());
             settings
         };
-        let here = |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned())];
+        let here = |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
         let mut internal = here("a");
         internal.push(("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()));
         let options =
@@ -139,6 +144,20 @@ impl Regions {
             process.start_again();
         }
         self.a.ready().await;
+    }
+
+    /// MirrorMaker beside b loses its place, and mirrors everything again.
+    ///
+    /// # Panics
+    /// If its positions cannot be removed.
+    pub async fn lose_the_place_of_bs_mirror(&mut self) {
+        self.into_b.kill();
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.kafka_b.address).create().expect("a client");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        let deleted = admin.delete_topics(&["mm2-offsets.a.internal"], &options).await.expect("the broker answers");
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        self.into_b.start_again();
     }
 
     /// The database of region b as `host:port`.

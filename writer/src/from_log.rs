@@ -12,7 +12,7 @@ use platform::fail_point::fail_point;
 use platform::health::Check;
 use platform::retry;
 
-use crate::batch::{Fate, collapse, dead_letter, fate};
+use crate::batch::{Batch, Fate, Move, collapse, dead_letter, fate};
 use crate::config::Settings;
 use crate::failure::StoreError;
 use crate::store::{Applied, Store};
@@ -103,23 +103,39 @@ impl FromLog {
         let stored = self.progress().await;
         let mut positions = Vec::new();
         for at in partitions {
-            let progress = stored.get(&at).copied();
-            let next = match progress {
-                Some(progress) => progress.next_offset,
-                None => {
-                    let start = self.log_start(&at).await;
-                    if start > 0 {
-                        self.ask_reconcile("the store is new, and the log does not reach back to its beginning").await;
-                    }
-                    start
-                }
+            let progress = match stored.get(&at) {
+                Some(progress) => Some(*progress),
+                None => self.begin_where_the_log_does(&at).await,
             };
-            let unverified = progress.filter(|progress| progress.next_offset > 0).map(|progress| progress.last);
+            let next = progress.map_or(0, |progress| progress.next_offset);
+            // Where nothing was read yet, there is nothing to compare.
+            let unverified = progress.map(|progress| progress.last).filter(|last| *last != Fingerprint::default());
             // One before, to see whether the log still is the one that was applied.
             positions.push((at.clone(), if unverified.is_some() { next - 1 } else { next }));
             self.partitions.insert(at, Partition { progress, next, unverified });
         }
         reader.start(positions).await
+    }
+
+    /// Where the log does not reach back to its beginning, that is said to whoever reads the copy: a partition that holds
+    /// nothing any more would stay without progress for ever, and everybody would wait for it.
+    async fn begin_where_the_log_does(&self, at: &TopicPartition) -> Option<Progress> {
+        let start = self.log_start(at).await;
+        if start == 0 {
+            return None;
+        }
+        self.ask_reconcile("the store is new, and the log does not reach back to its beginning").await;
+        let to = Progress { next_offset: start, last: Fingerprint::default() };
+        let batch = Batch { moves: vec![Move { at: at.clone(), from: None, to }], ..Batch::default() };
+        let mut waits = retry::reconnecting();
+        loop {
+            match tokio::time::timeout(TRANSACTION, self.store.apply(&batch)).await {
+                // Another writer was faster: what it stores next is noticed as always.
+                Ok(Ok(_)) => return Some(to),
+                Ok(Err(error)) => self.wait_for_store(&error, &mut waits).await,
+                Err(_) => self.wait_for_store(&silent(), &mut waits).await,
+            }
+        }
     }
 
     /// The position is not in the log: it was cut by retention, or another log is in its place.

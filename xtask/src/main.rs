@@ -7,6 +7,7 @@ mod faults;
 mod fetch;
 mod mutants;
 mod process;
+mod regions;
 mod servers;
 mod services;
 mod test;
@@ -24,7 +25,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Start or stop a real Kafka, Postgres and Redis for development.
+    /// Start or stop a real Kafka, Postgres and Redis for development, or two whole regions.
     Services {
         #[command(subcommand)]
         action: Action,
@@ -61,16 +62,33 @@ enum Action {
         /// Start them as containers instead (compose.yaml); needs a docker engine that can pull images.
         #[arg(long)]
         compose: bool,
+        /// 2: everything twice, joined by MirrorMaker 2, with the vendor and chat-sync's own services, at the ports of
+        /// `deployment/`.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2), default_value_t = 1, conflicts_with = "compose")]
+        regions: u8,
     },
+    /// Of two regions, end one whole and without warning.
+    Kill { region: String },
+    /// Start it again on the data that it had.
+    Revive { region: String },
     /// Stop what `up` started and remove its data.
     Down,
 }
 
+fn services(action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Up { compose: true, .. } => services::up_as_containers(),
+        Action::Up { regions: 2, .. } => services::up_in_two_regions(),
+        Action::Up { .. } => services::up(),
+        Action::Kill { region } => regions::kill(&region),
+        Action::Revive { region } => regions::revive(&region),
+        Action::Down => services::down(),
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Args::parse().task {
-        Task::Services { action: Action::Up { compose: false } } => services::up(),
-        Task::Services { action: Action::Up { compose: true } } => services::up_as_containers(),
-        Task::Services { action: Action::Down } => services::down(),
+        Task::Services { action } => services(action),
         Task::Test { name: Some(name), .. } if name == "deployment" => deployment::run(),
         Task::Test { name, long } => test::run(name.as_deref(), long),
         Task::Bench { only } => bench::run(&only),

@@ -82,15 +82,21 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until its port answers.
     pub fn start(name: &'static str, port: u16, folder: &Path, command: &mut Command) -> anyhow::Result<Self> {
-        let log = folder.join(format!("{name}.log"));
-        let file = File::create(&log)?;
         let started = Instant::now();
-        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
-        let child = child.with_context(|| format!("{name}: cannot run {:?}", command.get_program()))?;
-        let mut server = Self { name, port, log, child: Some(child), stop_signal: "TERM" };
+        let mut server = Self::spawn(name, folder, command)?;
+        server.port = port;
         server.wait_for_port(started)?;
         eprintln!("  {name} answers on 127.0.0.1:{port} after {:.1} s", started.elapsed().as_secs_f64());
         Ok(server)
+    }
+
+    /// Starts one that listens nowhere.
+    pub fn spawn(name: &'static str, folder: &Path, command: &mut Command) -> anyhow::Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log)?;
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
+        let child = child.with_context(|| format!("{name}: cannot run {:?}", command.get_program()))?;
+        Ok(Self { name, port: 0, log, child: Some(child), stop_signal: "TERM" })
     }
 
     /// Ends it with this signal instead of SIGTERM.
@@ -139,4 +145,17 @@ impl Drop for Server {
 /// Sends a signal; a process that is gone already is as good.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status();
+}
+
+/// Waits until a process that was told to end is gone; one that does not go is killed.
+pub fn wait_for_end(pid: u32) {
+    for attempt in 0..200 {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return;
+        }
+        if attempt == 150 {
+            signal(pid, "KILL");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -15,17 +15,23 @@ use crate::process::{Server, free_port, root, step};
 const NOBODY: u32 = 65534;
 
 pub fn kafka(folder: &Path) -> anyhow::Result<Server> {
+    kafka_at(folder, free_port()?, free_port()?)
+}
+
+/// On what the folder holds already, if it was there before; so for the other servers that are told where.
+pub fn kafka_at(folder: &Path, client: u16, controller: u16) -> anyhow::Result<Server> {
     let jars = fetch::kafka()?;
-    let (client, controller) = (free_port()?, free_port()?);
     let settings = std::fs::read_to_string(root().join("xtask/kafka/server.properties"))?
         .replace("@client@", &client.to_string())
         .replace("@controller@", &controller.to_string())
         .replace("@data@", &folder.join("kafka").display().to_string());
     let file = folder.join("server.properties");
     std::fs::write(&file, settings)?;
-    let mut format = java(&jars, 128);
-    format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]).arg(&file);
-    step("format Kafka's storage", &folder.join("kafka-format.log"), &mut format)?;
+    if !folder.join("kafka").exists() {
+        let mut format = java(&jars, 128);
+        format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]).arg(&file);
+        step("format Kafka's storage", &folder.join("kafka-format.log"), &mut format)?;
+    }
     let server = Server::start("kafka", client, folder, java(&jars, 384).arg("kafka.Kafka").arg(&file))?;
     Ok(server)
 }
@@ -40,14 +46,61 @@ fn java(jars: &Path, megabytes: u32) -> Command {
 }
 
 pub fn postgres(folder: &Path) -> anyhow::Result<Server> {
-    let programs = fetch::postgres()?;
-    let (data, port) = (folder.join("postgres"), free_port()?);
+    postgres_at(folder, free_port()?)
+}
+
+/// A folder that Postgres may write to.
+fn postgres_folder(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let data = folder.join(name);
     std::fs::create_dir_all(&data)?;
     if fetch::is_root() {
         // mktemp's folders are closed to others; Postgres must reach its own inside.
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+        for closed in folder.ancestors().filter(|folder| folder.starts_with(std::env::temp_dir())) {
+            if closed != std::env::temp_dir() {
+                std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o755))?;
+            }
+        }
         std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY))?;
     }
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
+    Ok(data)
+}
+
+pub fn postgres_at(folder: &Path, port: u16) -> anyhow::Result<Server> {
+    let programs = fetch::postgres()?;
+    let data = postgres_folder(folder, "postgres")?;
+    if !data.join("PG_VERSION").exists() {
+        initialise(&programs, folder, &data)?;
+    }
+    run_postgres("postgres", &programs, folder, &data, port)
+}
+
+/// A streaming replica of the primary at that port.
+pub fn replica_at(folder: &Path, primary: u16, port: u16) -> anyhow::Result<Server> {
+    let programs = fetch::postgres()?;
+    let data = postgres_folder(folder, "replica")?;
+    if !data.join("PG_VERSION").exists() {
+        let mut copy = unprivileged(&programs.join("pg_basebackup"));
+        copy.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-p",
+            &primary.to_string(),
+            "-X",
+            "stream",
+            "-R",
+            "-c",
+            "fast",
+            "-D",
+        ]);
+        step("copy Postgres to its replica", &folder.join("replica-init.log"), copy.arg(&data))?;
+    }
+    run_postgres("replica", &programs, folder, &data, port)
+}
+
+fn initialise(programs: &Path, folder: &Path, data: &Path) -> anyhow::Result<()> {
     let mut initialise = unprivileged(&programs.join("initdb"));
     initialise.args([
         "-U",
@@ -59,9 +112,12 @@ pub fn postgres(folder: &Path) -> anyhow::Result<Server> {
         "--no-sync",
         "-D",
     ]);
-    step("initialise Postgres", &folder.join("postgres-init.log"), initialise.arg(&data))?;
+    step("initialise Postgres", &folder.join("postgres-init.log"), initialise.arg(data))
+}
+
+fn run_postgres(name: &'static str, programs: &Path, folder: &Path, data: &Path, port: u16) -> anyhow::Result<Server> {
     let mut command = unprivileged(&programs.join("postgres"));
-    command.arg("-D").arg(&data).args([
+    command.arg("-D").arg(data).args([
         "-h",
         "127.0.0.1",
         "-k",
@@ -71,7 +127,7 @@ pub fn postgres(folder: &Path) -> anyhow::Result<Server> {
         "-c",
         "max_connections=300",
     ]);
-    let server = Server::start("postgres", port, folder, &mut command)?.stopped_by("INT");
+    let server = Server::start(name, port, folder, &mut command)?.stopped_by("INT");
     wait_until_ready(&programs.join("pg_isready"), port)?;
     Ok(server)
 }
@@ -100,8 +156,26 @@ fn wait_until_ready(program: &Path, port: u16) -> anyhow::Result<()> {
 }
 
 pub fn redis(folder: &Path) -> anyhow::Result<Server> {
+    redis_at(folder, free_port()?)
+}
+
+/// MirrorMaker 2 beside its target; each end is a region's name and its brokers.
+pub fn mirror(folder: &Path, source: &(&str, String), target: &(&str, String), topics: &str) -> anyhow::Result<Server> {
+    let settings = std::fs::read_to_string(root().join("xtask/kafka/mirror.properties"))?
+        .replace("@source@", source.0)
+        .replace("@target@", target.0)
+        .replace("@source-brokers@", &source.1)
+        .replace("@target-brokers@", &target.1)
+        .replace("@topics@", topics);
+    let file = folder.join("mirror.properties");
+    std::fs::write(&file, settings)?;
+    let mut command = java(&fetch::kafka()?, 192);
+    command.arg("org.apache.kafka.connect.mirror.MirrorMaker").arg(&file).args(["--clusters", target.0]);
+    Server::spawn("mirror", folder, &mut command)
+}
+
+pub fn redis_at(folder: &Path, port: u16) -> anyhow::Result<Server> {
     fetch::redis()?;
-    let port = free_port()?;
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     Server::start("redis", port, folder, command.args(["--dir", &folder.display().to_string()]))

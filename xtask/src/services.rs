@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use crate::process::{Server, root, signal};
+use crate::process::{Server, root, signal, wait_for_end};
+use crate::regions::{self, Plan};
 use crate::servers;
 
 type Start = fn(&Path) -> anyhow::Result<Server>;
@@ -30,10 +31,15 @@ const CONTAINERS: &[&str] = &[
 ];
 
 fn refuse_twice() -> anyhow::Result<()> {
-    if state().exists() {
-        bail!("services are up already ({}); `cargo xtask services down` stops them", state().display());
+    if state().exists() || Plan::noted().is_some() {
+        bail!("services are up already; `cargo xtask services down` stops them");
     }
     Ok(())
+}
+
+pub fn up_in_two_regions() -> anyhow::Result<()> {
+    refuse_twice()?;
+    regions::up()
 }
 
 fn compose(arguments: &[&str]) -> anyhow::Result<()> {
@@ -79,6 +85,9 @@ pub fn up() -> anyhow::Result<()> {
 }
 
 pub fn down() -> anyhow::Result<()> {
+    if let Some(plan) = Plan::noted() {
+        return plan.end();
+    }
     let text = std::fs::read_to_string(state()).context("nothing is up that `cargo xtask services up` started")?;
     let state_value: serde_json::Value = serde_json::from_str(&text)?;
     if state_value["compose"] == true {
@@ -95,16 +104,4 @@ pub fn down() -> anyhow::Result<()> {
     std::fs::remove_file(state())?;
     eprintln!("Down; {} is removed.", folder.display());
     Ok(())
-}
-
-fn wait_for_end(pid: u32) {
-    for attempt in 0..200 {
-        if !PathBuf::from(format!("/proc/{pid}")).exists() {
-            return;
-        }
-        if attempt == 150 {
-            signal(pid, "KILL");
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
 }

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Request, State, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use platform::api::{Json, Path, Problem, Query, asset};
+use platform::api::{Json, Path, Problem, Query, asset_that_reaches};
 use platform::config::Secret;
 use platform::dead_letters::DeadLetters;
 use platform::health::Health;
 use platform::lifecycle::Stop;
+use platform::regions::Region;
 use serde::Deserialize;
 use serde_json::json;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::access::origins::Origins;
 use crate::access::per_address::PerAddress;
@@ -44,6 +46,9 @@ pub struct App {
     pub ops: Arc<Ops>,
     pub health: Health,
     pub operator_token: Option<Secret>,
+    pub region: Arc<str>,
+    /// All of them; none, if there is this one alone.
+    pub regions: Arc<[Region]>,
     /// Whether TLS ends here.
     pub over_tls: bool,
     pub access: Arc<Access>,
@@ -64,6 +69,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/drawer.js", SCRIPT, include_str!("../../web/drawer.js")),
     ("/kept.js", SCRIPT, include_str!("../../web/kept.js")),
     ("/link.js", SCRIPT, include_str!("../../web/link.js")),
+    ("/region.js", SCRIPT, include_str!("../../web/region.js")),
     ("/page.js", SCRIPT, include_str!("../../web/page.js")),
     ("/search.js", SCRIPT, include_str!("../../web/search.js")),
     ("/session.js", SCRIPT, include_str!("../../web/session.js")),
@@ -78,8 +84,10 @@ const ASSETS: &[(&str, &str, &str)] = &[
 
 /// The pages, everything under `/api/`, and `/ws`; with what the service tells about itself.
 pub fn router(app: App, about: Router) -> Router {
+    let regions: Arc<[String]> = app.origins.of_regions().into();
     let pages = ASSETS.iter().fold(Router::new(), |router, (path, content_type, body)| {
-        router.route(path, get(move || std::future::ready(asset(content_type, body))))
+        let regions = regions.clone();
+        router.route(path, get(move || std::future::ready(asset_that_reaches(&regions, content_type, body))))
     });
     pages
         .route("/api/chats", get(chats))
@@ -88,6 +96,7 @@ pub fn router(app: App, about: Router) -> Router {
         .route("/api/chats/{chat}/messages/{message}/receipts", get(receipts))
         .route("/api/chats/{chat}/edits", get(edits))
         .route("/api/search", get(search))
+        .route("/api/regions", get(all_regions))
         .merge(operators::router())
         .merge(session::router())
         .route("/ws", get(web_socket))
@@ -100,6 +109,26 @@ pub fn router(app: App, about: Router) -> Router {
         .with_state(app.clone())
         .merge(about)
         .layer(from_fn_with_state(app, known_host))
+        .layer(for_pages_of(&regions))
+}
+
+/// Pages that another region has lost may ask this one; no other site's may.
+fn for_pages_of(regions: &[String]) -> CorsLayer {
+    if regions.is_empty() {
+        return CorsLayer::new();
+    }
+    let origins = regions.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::CONTENT_TYPE])
+}
+
+/// Where else a page may go. Whoever may not look needs it too: signing in moves along.
+async fn all_regions(State(app): State<App>) -> Response {
+    let regions: Vec<_> = app.regions.iter().map(|region| json!({ "name": region.name, "url": region.url })).collect();
+    Json(json!({ "region": app.region, "regions": regions })).into_response()
 }
 
 /// Nobody is answered who asks for another server's name.

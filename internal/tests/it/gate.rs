@@ -19,6 +19,7 @@ use platform::testing::{server, unique_suffix};
 pub fn settings(topic_suffix: String) -> Settings {
     Settings {
         region: "a".into(),
+        regions: Vec::new(),
         topic_suffix,
         pod: "internal-0".into(),
         ring: 100,

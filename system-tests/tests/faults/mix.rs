@@ -210,7 +210,12 @@ impl Servers {
             Harm::KillKafka => self.kafka.kill(),
             Harm::StallKafka => self.to_kafka.misbehave(Fault::Stall),
             Harm::ResetKafka => self.to_kafka.reset(),
-            Harm::DeleteTheTopic => delete_the_topic(&self.kafka.address, &trial.pipeline.topic_suffix).await,
+            Harm::DeleteTheTopic => {
+                // Before: whatever else is undone may look at what fell.
+                let Trial { checker, pipeline, .. } = &mut *trial;
+                checker.the_log_was_lost(pipeline, self.poisoned.clone()).await;
+                delete_the_topic(&self.kafka.address, &trial.pipeline.topic_suffix).await;
+            }
             Harm::SpoilTheSource => {
                 let often = json!({ "rate": 0.3, "seconds": lasts.as_secs_f64() });
                 let spoiled = json!({ "server_error": often, "cut_body": often, "duplicates": often });

@@ -21,6 +21,15 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
 }
 
+/// The log is cut where it ends now: whoever did not read it yet never will.
+pub async fn cut_the_topic(brokers: &str, topic: &str) {
+    let mut cut = TopicPartitionList::new();
+    for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
+        cut.add_partition_offset(topic, partition, Offset::End).expect("a partition");
+    }
+    admin(brokers).delete_records(&cut, &options()).await.expect("the log is cut");
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))
 }
@@ -86,11 +95,7 @@ async fn w1_retention_cuts_the_log_below_what_was_stored() {
         let kafka = trial.pipeline.kafka.clone();
         trial.pipeline.writer.kill();
         trial.writes(3 * RATE).await;
-        let mut cut = TopicPartitionList::new();
-        for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
-            cut.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
-        }
-        admin(&kafka).delete_records(&cut, &options()).await.expect("the log is cut");
+        cut_the_topic(&kafka, &topic).await;
         let fault_at = now_ms() as f64 / 1000.0;
         trial.pipeline.writer.start_again();
         trial.pipeline.ready().await;

@@ -15,6 +15,7 @@ mod protocols;
 mod real_log;
 mod receipts;
 mod reconcile;
+mod regions;
 mod resume;
 mod tls;
 mod tools;

@@ -189,7 +189,9 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         waiting: None,
         drift: None,
         verified_through: None,
+        unreachable: false,
         previous: 0,
+        previous_leader: None,
         generation: None,
         gap: false,
     };

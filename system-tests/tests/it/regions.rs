@@ -1,0 +1,93 @@
+//! A page that is open moves to another region when its own is lost. Here both read one log: what joins two is shown
+//! under faults.
+
+use platform::eventually;
+use reqwest::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use system_tests::browser::Browser;
+use system_tests::pipeline::{Options, Pipeline};
+use system_tests::process::{Process, free_port, ready};
+use thirtyfour::prelude::*;
+
+/// The pipeline is region a's; the process is the page's server of b.
+async fn two_regions() -> Option<(Pipeline, Process, [String; 2])> {
+    let addresses: [String; 2] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
+    let [a, b] = &addresses;
+    let of = |region: &str, address: &str| {
+        vec![
+            ("CHAT_SYNC_REGION", region.to_owned()),
+            ("CHAT_SYNC_REGIONS", format!("a=http://{a},b=http://{b}")),
+            ("CHAT_SYNC_INTERNAL_LISTEN", address.to_owned()),
+        ]
+    };
+    let mut pipeline = Pipeline::start(Options { internal: of("a", a), ..Options::default() }).await?;
+    pipeline.internal_address = a.clone();
+    let there = pipeline.another_internal(b, "internal-b", of("b", b));
+    pipeline.ready().await;
+    ready(b).await;
+    Some((pipeline, there, addresses))
+}
+
+async fn served_by(browser: &Browser) -> Value {
+    browser.run("return document.getElementById('region').textContent").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_page_moves_to_another_region_and_shows_everything() {
+    let Some(browser) = Browser::open().await else { return };
+    let Some((mut pipeline, there, [a, _])) = two_regions().await else { return };
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Wherever").await;
+    let mut ids = Vec::new();
+    for number in 0..120 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    browser.show(&a, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&ids[119], "message 119").await, "a serves it");
+    eventually!(served_by(&browser).await == "region a", "and the page says so");
+    browser.run("window.stays = true").await;
+
+    pipeline.internal.kill();
+    vendor.edit(&chat, &ids[119], "edited while the page moved").await;
+    eventually!(browser.shows(&ids[119], "edited while the page moved").await, "b serves it");
+    eventually!(served_by(&browser).await == "region b", "and the page says so");
+    browser.pictures("moved").await;
+    browser.driver.find(By::Id("messages")).await.unwrap().send_keys(Key::Home).await.unwrap();
+    eventually!(browser.shows(&ids[0], "message 0").await, "what is older comes from b too");
+
+    // Nobody refuses: a region that says nothing is lost too.
+    pipeline.internal.start_again();
+    ready(&a).await;
+    there.signal("STOP");
+    let last = vendor.post(&chat, "while b was silent").await;
+    eventually!(served_by(&browser).await == "region a", "a serves it again");
+    browser.driver.find(By::Id("messages")).await.unwrap().send_keys(Key::End).await.unwrap();
+    eventually!(browser.shows(&last, "while b was silent").await, "and nothing is missing");
+    assert_eq!(browser.run("return window.stays").await, true, "all the while it was one page");
+    there.signal("CONT");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_is_asked_by_pages_of_the_regions_and_by_no_others() {
+    let Some((_pipeline, _there, [a, b])) = two_regions().await else { return };
+    let client = reqwest::Client::new();
+    let url = format!("http://{b}/api/regions");
+    let told: Value = client.get(&url).send().await.unwrap().json().await.unwrap();
+    let [at_a, at_b] = [("a", &a), ("b", &b)].map(|(name, at)| json!({ "name": name, "url": format!("http://{at}") }));
+    assert_eq!(told, json!({ "region": "b", "regions": [at_a, at_b] }));
+    for (origin, may) in [(format!("http://{a}"), true), ("http://evil.example".to_owned(), false)] {
+        let answer = client.get(&url).header(ORIGIN, &origin).send().await.unwrap();
+        let allowed = answer.headers().get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(allowed, may.then(|| origin.clone()), "{origin}");
+        let session = format!("http://{b}/api/session");
+        let asked = client.request(Method::OPTIONS, &session).header(ORIGIN, &origin);
+        let answer = asked.header(ACCESS_CONTROL_REQUEST_METHOD, "POST").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN), may, "{origin} may sign in");
+    }
+    let page = client.get(format!("http://{a}/")).send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains(&format!("connect-src 'self' http://{a} ws://{a} http://{b} ws://{b}")), "{policy}");
+}

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Server, free_port, root, signal, wait_for_end};
-use crate::{servers, test};
+use crate::process::{self, Server, free_port, root, signal, wait_for_end};
+use crate::servers;
 
 /// Where the vendor is, as in `deployment/`.
 const VENDOR: u16 = 30001;
@@ -145,7 +145,7 @@ impl Plan {
 }
 
 pub fn up() -> anyhow::Result<()> {
-    test::build()?;
+    process::run(Command::new("cargo").current_dir(root()).args(["build", "--workspace", "--bins", "--locked"]))?;
     let folder = tempfile::Builder::new().prefix("chat-sync-regions-").tempdir()?.keep();
     eprintln!("Starting the vendor and two regions in {}", folder.display());
     let mut vendor = program("external");

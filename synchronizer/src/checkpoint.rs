@@ -40,7 +40,24 @@ fn yes() -> bool {
     true
 }
 
+/// The last marker that every partition took.
+#[derive(Debug, Clone, Default)]
+pub struct Marked {
+    /// 0 if none is known.
+    pub number: u64,
+    /// Whose it was, if not this term's own.
+    pub leader: Option<String>,
+}
+
 impl Checkpoint {
+    /// The marker that it was written with; of a region that stood by that is another region's, and none of this log.
+    pub fn marked(&self) -> Marked {
+        if !self.polls {
+            return Marked::default();
+        }
+        Marked { number: self.number, leader: Some(self.leader.clone()) }
+    }
+
     pub fn key(source: &str, region: &str) -> String {
         format!("{source}/{region}")
     }

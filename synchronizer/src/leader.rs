@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use crate::agenda::Agenda;
 use crate::append::Appender;
 use crate::budget::Budgeted;
-use crate::checkpoint::Remembered;
+use crate::checkpoint::{Checkpoint, Marked, Remembered};
 use crate::config::Settings;
 use crate::dead_letters::Retries;
 use crate::mirror::Mirror;
@@ -98,13 +98,6 @@ struct Place {
     marked: Marked,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Marked {
-    number: u64,
-    /// If it is not this term's own.
-    leader: Option<String>,
-}
-
 impl Place {
     /// The source did not give what it was asked for, and was `expected` to have answered.
     fn wait(&mut self, why: String, silent: bool, expected: Instant) {
@@ -136,11 +129,7 @@ impl Leader {
             let until_now = found.polls && Timestamp::now().since(found.at) < lately;
             if until_now { Before::Polled } else { Before::Other }
         });
-        // Of a region that stood by, the checkpoint names another region's marker.
-        let marked = checkpoint
-            .as_ref()
-            .filter(|found| found.polls)
-            .map_or_else(Marked::default, |found| Marked { number: found.number, leader: Some(found.leader.clone()) });
+        let marked = checkpoint.as_ref().map_or_else(Marked::default, Checkpoint::marked);
         let (overlap, now) = (world.settings.remembered_for(), Instant::now());
         let (remembered, generation, reconcile) = match checkpoint {
             Some(found) => (found.remembered(overlap, now), found.generation, Some(found.reconcile)),

@@ -6,8 +6,8 @@ pub use lease::OwnLease;
 
 mod lease;
 
-/// How long [`eventually!`](crate::eventually) waits: long enough for a slow, loaded machine. Only what fails takes so long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long [`eventually!`](crate::eventually) waits: long enough for a slow, loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until an expression of type `Option<T>` or `bool` holds, and gives its value; panics after
 /// [`PATIENCE`] with the expression's text and a note of your own.

@@ -89,6 +89,7 @@ async fn v3_whatever_the_mirror_repeats_changes_nothing_on_screens() {
         regions.ready().await;
         let vendor = regions.a.vendor();
         let chat = vendor.create_chat("Repeated").await;
+        let at_a = Reader::watch(&regions.a.internal_address);
         let reader = Reader::watch(&regions.b.internal_address);
         let mut ids = Vec::new();
         for number in 0..40 {
@@ -109,8 +110,10 @@ async fn v3_whatever_the_mirror_repeats_changes_nothing_on_screens() {
         regions.into_b.start_again();
         come_through(&regions, "after it was killed").await;
         regions.into_b.signal("STOP");
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let meanwhile = vendor.post(&chat, "while it was frozen").await;
+        eventually!(at_a.text(&chat, &meanwhile).is_some(), "a goes on");
         regions.into_b.signal("CONT");
+        eventually!(reader.text(&chat, &meanwhile).is_some(), "it follows");
         come_through(&regions, "after it was frozen").await;
         let topic = Topics::with_suffix(&regions.a.topic_suffix).changes;
         let mirrored = format!("a.{topic}");

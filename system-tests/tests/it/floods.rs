@@ -21,7 +21,7 @@ const CLIENTS: usize = 100;
 /// How many of the clients are looked at closely: each reads every chat to its beginning.
 const LOOKED_AT: usize = 5;
 /// Changes a second meanwhile.
-const RATE: u64 = 20;
+const RATE: u64 = 50;
 
 async fn socket(pipeline: &Pipeline) -> Socket {
     connect_async(format!("ws://{}/ws", pipeline.internal_address)).await.expect("a connection").0

@@ -136,9 +136,11 @@ impl Protocol {
         };
         match at.phase {
             Phase::Resuming => steps.extend([Step::Resume(number), Step::GiveUp(number)]),
-            // What the pod has not read yet is waited for.
+            // What the pod has not read yet is waited for; in vain too.
             Phase::Loading => {
-                steps.extend((0..=world.pods[at.pod].next).map(|applied| Step::Load(number, applied)));
+                let read = world.pods[at.pod].next;
+                let in_vain = (world.written > read).then_some(world.written);
+                steps.extend((0..=read).chain(in_vain).map(|applied| Step::Load(number, applied)));
             }
             Phase::Live => {}
         }

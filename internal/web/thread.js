@@ -33,7 +33,7 @@ export class Thread {
   open(copy, lastRead) {
     Object.assign(this, {
       copy, lastRead, items: new Map(), edits: new Map(), unfolded: new Set(), unseen: new Set(), hidden: new Set(),
-      returned: copy?.byId.size ? performance.now() : null, // what was missed meanwhile comes within a moment
+      returned: copy?.byId.size ? performance.now() : null, // what was missed meanwhile comes in a moment
       end: Infinity, // the index behind the last root in the page; Infinity follows the newest
       target: null, held: null, started: false, asking: false, unread: null,
     });
@@ -60,7 +60,7 @@ export class Thread {
     if (this.list.scrollHeight <= this.list.clientHeight + 1) this.up();
   }
 
-  /** Whether this is what was written while another chat was open. */
+  /** Whether this is what was written while another chat was open, or the page was not. */
   missed(changed) {
     if (this.returned === null || performance.now() - this.returned > RETURNING) return false;
     return this.lastRead && changed.some((message) => before(this.lastRead, message));

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use platform::eventually;
 use platform::testing::server;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -136,4 +140,23 @@ impl Drop for OwnKafka {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A client that administers a cluster, and how long it waits.
+///
+/// # Panics
+/// If librdkafka refuses the settings.
+pub fn admin(brokers: &str) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+    let client = ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client");
+    (client, AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))))
+}
+
+/// A topic is gone, with all that was in it.
+///
+/// # Panics
+/// If it is not.
+pub async fn delete_topic(brokers: &str, topic: &str) {
+    let (admin, options) = admin(brokers);
+    let deleted = admin.delete_topics(&[topic], &options).await.expect("the broker answers");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
 }

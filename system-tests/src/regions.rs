@@ -1,17 +1,12 @@
 //! Two regions, joined by MirrorMaker 2 alone: everything twice, and one vendor.
 
-use std::time::Duration;
-
 use platform::config::Secret;
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::testing::{postgres_database, server};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 
-use crate::own_kafka::OwnKafka;
+use crate::own_kafka::{self, OwnKafka};
 use crate::own_mirror::{End, OwnMirror};
 use crate::own_redis::OwnRedis;
 use crate::pipeline::{Options, Pipeline, host_and_port};
@@ -152,11 +147,7 @@ impl Regions {
     /// If its positions cannot be removed.
     pub async fn lose_the_place_of_bs_mirror(&mut self) {
         self.into_b.kill();
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.kafka_b.address).create().expect("a client");
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-        let deleted = admin.delete_topics(&["mm2-offsets.a.internal"], &options).await.expect("the broker answers");
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        own_kafka::delete_topic(&self.kafka_b.address, "mm2-offsets.a.internal").await;
         self.into_b.start_again();
     }
 

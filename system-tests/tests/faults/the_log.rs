@@ -1,25 +1,17 @@
 //! The log is replaced, or cut by its retention below what was stored.
 
-use std::time::Duration;
-
 use contract::Topics;
 use platform::eventually;
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::topic_partition_list::Offset;
 use system_tests::compared::{at_the_vendor, in_the_copy};
 use system_tests::metrics;
+use system_tests::own_kafka;
 use system_tests::tool::verifies;
 
 use crate::servers::copy_of;
 use crate::table::Row;
 use crate::trial::{RATE, Setup, Trial, alone, now_ms};
-
-fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
-}
 
 /// The log is cut where it ends now: whoever did not read it yet never will.
 pub async fn cut_the_topic(brokers: &str, topic: &str) {
@@ -27,18 +19,14 @@ pub async fn cut_the_topic(brokers: &str, topic: &str) {
     for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
         cut.add_partition_offset(topic, partition, Offset::End).expect("a partition");
     }
-    admin(brokers).delete_records(&cut, &options()).await.expect("the log is cut");
-}
-
-fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))
+    let (admin, options) = own_kafka::admin(brokers);
+    admin.delete_records(&cut, &options).await.expect("the log is cut");
 }
 
 /// All changes that are in the log are gone.
 pub async fn delete_the_topic(brokers: &str, topic_suffix: &str) {
     let topic = Topics::with_suffix(topic_suffix).changes;
-    let deleted = admin(brokers).delete_topics(&[&topic], &options()).await.expect("the broker answers");
-    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    own_kafka::delete_topic(brokers, &topic).await;
 }
 
 /// A reconcile ran by itself and found everything; what the checker reads in the log is gone with it.

@@ -46,6 +46,14 @@ const MUTANTS: &[Mutant] = &[
         test: "w1_a_writer_is_killed_after_it_moved_progress",
     },
     Mutant {
+        guard: "a deaf consumer is replaced",
+        file: "platform/src/event_log/kafka_reader.rs",
+        from: "Ok(Some(at)) => self.begin_anew(&at),",
+        to: "Ok(Some(_)) => {}",
+        binary: ["system-tests", "faults"],
+        test: "v1_the_topic_is_made_again_after_its_broker_was_restarted",
+    },
+    Mutant {
         guard: "`>` in the upsert",
         file: "writer/queries/upsert_messages.sql",
         from: "WHERE excluded.version > stored.version",

@@ -8,22 +8,26 @@
 //! (decision 2), and the partition would stay silent for ever. Assigning is the one way, and the last one counts. One
 //! assignment waits until the one before it has shown that it works: librdkafka ends the process where two are made
 //! at once.
+//!
+//! A client that stays deaf while the log goes on is replaced by a new one: librdkafka has ways to get there for good
+//! (decision 19).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::mpsc as async_mpsc;
 
 use super::kafka::{Kafka, log_record, unavailable};
+use super::kafka_consumer::{Context, Wanted};
+use super::kafka_silence::Silence;
 use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
 
 /// How long one poll waits; also how late a command may be noticed.
@@ -43,8 +47,9 @@ const ROOM: Duration = Duration::from_millis(1);
 /// one before it still stops its partitions stops them a second time, and librdkafka ends the process over that
 /// (its issue 5573; mended in 2.16.0).
 const SETTLING: Duration = Duration::from_secs(2);
-/// The same within a group's callback, where nothing can be polled: stops take less than a millisecond.
-const SETTLING_UNPOLLED: Duration = Duration::from_millis(100);
+/// How often it is looked whether partitions stand still while the log goes on; a client that is deaf is replaced after
+/// three looks. What comes to every partition each second, markers, keeps a healthy one from being asked for.
+const LOOK: Duration = Duration::from_secs(5);
 /// How often topics and partitions are looked for, where no group does it.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
@@ -56,63 +61,6 @@ enum Command {
 enum Told {
     Event(Event),
     Started { at: TopicPartition, generation: u64 },
-}
-
-/// Collects what librdkafka calls back with while it is polled.
-struct Context {
-    rebalanced: mpsc::Sender<Event>,
-    /// Since when an assignment is under way that has not shown yet that it works.
-    settling: Mutex<Option<Instant>>,
-}
-
-impl Context {
-    fn settling(&self) -> Option<Instant> {
-        *self.settling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_settling(&self, since: Option<Instant>) {
-        *self.settling.lock().unwrap_or_else(PoisonError::into_inner) = since;
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-    }
-}
-
-impl ConsumerContext for Context {
-    /// Accepts or gives up partitions. None is read yet: where to begin is asked outside of this callback.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if let Some(since) = self.settling() {
-            std::thread::sleep(SETTLING_UNPOLLED.saturating_sub(since.elapsed()));
-            self.set_settling(None);
-        }
-        let event = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
-                tracing::warn!(%error, "cannot take the assigned partitions");
-            }
-            Event::Assigned(names(list))
-        } else {
-            if let Err(error) = consumer.unassign() {
-                tracing::warn!(%error, "cannot give up the partitions");
-            }
-            Event::Revoked(names(list))
-        };
-        // The receiver lives as long as the thread that polls.
-        let _ = self.rebalanced.send(event);
-    }
-}
-
-fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    list.elements()
-        .iter()
-        .map(|element| TopicPartition::new(element.topic(), u32::try_from(element.partition()).unwrap_or_default()))
-        .collect()
 }
 
 /// The async side.
@@ -127,25 +75,15 @@ pub(super) struct KafkaReader {
 impl KafkaReader {
     pub(super) fn open(cluster: &ClientConfig, topic: Topic, group: &str, sharing: Sharing) -> Result<Self, LogError> {
         let (rebalanced, rebalances) = mpsc::channel();
-        let consumer: BaseConsumer<Context> = Kafka::consumer_config(cluster, group)
-            // An end is a sign too that an assignment works.
-            .set("enable.partition.eof", "true")
-            .create_with_context(Context { rebalanced, settling: Mutex::default() })
-            .map_err(unavailable)?;
-        if sharing == Sharing::Group {
-            let pattern = if topic.mirrored {
-                format!("^([a-z0-9-]+\\.)?{}$", topic.base.replace('.', "\\."))
-            } else {
-                topic.base.clone()
-            };
-            consumer.subscribe(&[&pattern]).map_err(unavailable)?;
-        }
+        let mut config = Kafka::consumer_config(cluster, group);
+        // An end is a sign too that an assignment works.
+        config.set("enable.partition.eof", "true");
+        let wanted = Wanted { config, topic, sharing, rebalanced };
         let (commands, received) = mpsc::channel();
         let (tell, told) = async_mpsc::channel(WAITING);
         let thread = Thread {
-            consumer,
-            topic,
-            sharing,
+            consumer: wanted.consumer()?,
+            wanted,
             rebalances,
             received,
             tell,
@@ -159,6 +97,7 @@ impl KafkaReader {
             outbox: VecDeque::new(),
             full: None,
             held: false,
+            silence: Silence::default(),
         };
         std::thread::Builder::new().name("kafka-reader".into()).spawn(move || thread.run()).map_err(unavailable)?;
         Ok(Self { commands, told, starts: HashMap::new(), generation: 0 })
@@ -219,8 +158,7 @@ impl Reader for KafkaReader {
 /// The blocking side.
 struct Thread {
     consumer: BaseConsumer<Context>,
-    topic: Topic,
-    sharing: Sharing,
+    wanted: Wanted,
     rebalances: mpsc::Receiver<Event>,
     received: mpsc::Receiver<Command>,
     tell: async_mpsc::Sender<Told>,
@@ -244,6 +182,7 @@ struct Thread {
     full: Option<Instant>,
     /// Whether no partition is read because the async side is slow.
     held: bool,
+    silence: Silence,
 }
 
 /// The async side is gone: the reader was dropped.
@@ -252,16 +191,25 @@ struct Gone;
 impl Thread {
     fn run(mut self) {
         let mut discover_at = Instant::now();
+        let mut look_at = Instant::now() + LOOK;
         while !self.tell.is_closed() {
-            if self.sharing == Sharing::All && Instant::now() >= discover_at {
+            if self.wanted.sharing == Sharing::All && Instant::now() >= discover_at {
                 self.discover();
                 discover_at = Instant::now() + DISCOVERY;
+            }
+            if Instant::now() >= look_at {
+                self.listen();
+                look_at = Instant::now() + LOOK;
             }
             if self.turn().is_err() {
                 break;
             }
         }
-        // To end is to assign nothing.
+        self.settle();
+    }
+
+    /// Before a consumer may end: to end is to assign nothing.
+    fn settle(&mut self) {
         while !self.has_settled() {
             self.poll_batch();
         }
@@ -295,16 +243,7 @@ impl Thread {
     /// One poll: what the group did comes before the records that were polled after it.
     fn poll(&mut self) {
         let records = self.poll_batch();
-        while let Ok(event) = self.rebalances.try_recv() {
-            self.started.clear();
-            self.starting.clear();
-            self.stale = false;
-            self.assigned = match &event {
-                Event::Assigned(partitions) => partitions.iter().cloned().collect(),
-                _ => BTreeSet::new(),
-            };
-            self.outbox.push_back(Told::Event(event));
-        }
+        self.follow_group();
         for record in &records {
             if let Some(position) = self.started.get_mut(&record.at) {
                 *position = record.offset + 1;
@@ -315,6 +254,20 @@ impl Thread {
         }
         if self.lost {
             self.find_lost();
+        }
+    }
+
+    /// Notes what the group gave and took.
+    fn follow_group(&mut self) {
+        while let Ok(event) = self.rebalances.try_recv() {
+            self.started.clear();
+            self.starting.clear();
+            self.stale = false;
+            self.assigned = match &event {
+                Event::Assigned(partitions) => partitions.iter().cloned().collect(),
+                _ => BTreeSet::new(),
+            };
+            self.outbox.push_back(Told::Event(event));
         }
     }
 
@@ -331,6 +284,9 @@ impl Thread {
             }
         }
         self.full = if self.outbox.is_empty() { None } else { self.full.or_else(|| Some(Instant::now())) };
+        if self.full.is_some() {
+            self.silence.forget();
+        }
         let hold = self.full.is_some_and(|since| since.elapsed() >= UNPOLLED);
         if hold != self.held {
             self.held = hold;
@@ -399,6 +355,38 @@ impl Thread {
         }
     }
 
+    /// Replaces a consumer that is deaf.
+    fn listen(&mut self) {
+        let consumer = &self.consumer;
+        let end = |at: &TopicPartition| {
+            let (_, end) = consumer.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2))?;
+            Ok(u64::try_from(end).unwrap_or_default())
+        };
+        match self.silence.look(&self.started, end) {
+            Ok(None) => {}
+            Ok(Some(at)) => self.begin_anew(&at),
+            Err::<_, KafkaError>(error) => tracing::debug!(%error, "looking for ends"),
+        }
+    }
+
+    /// What was read and not handed over is read again: positions are those of what was handed over.
+    fn begin_anew(&mut self, deaf: &TopicPartition) {
+        tracing::error!(
+            partition = %deaf, position = self.started.get(deaf),
+            "the log goes on and nothing of it comes; replacing the consumer"
+        );
+        metrics::counter!("chat_sync_log_consumers_replaced_total").increment(1);
+        self.settle();
+        match self.wanted.consumer() {
+            // As the former one is dropped it leaves its group, and says what it gives up.
+            Ok(new) => self.consumer = new,
+            Err(error) => return tracing::error!(%error, "no new consumer"),
+        }
+        self.follow_group();
+        self.silence.forget();
+        self.stale = self.wanted.sharing == Sharing::All;
+    }
+
     fn commit(&self, positions: Vec<(TopicPartition, u64)>) {
         let mut list = TopicPartitionList::new();
         for (at, offset) in positions {
@@ -412,7 +400,7 @@ impl Thread {
 
     /// Notes where a partition is to begin, unless somebody else in the group has it by now.
     fn begin(&mut self, at: TopicPartition, offset: u64, generation: u64) {
-        let ours = match self.sharing {
+        let ours = match self.wanted.sharing {
             Sharing::All => true,
             Sharing::Group => self.assigned.contains(&at),
         };
@@ -445,7 +433,7 @@ impl Thread {
     fn discover(&mut self) {
         let Ok(metadata) = self.consumer.fetch_metadata(None, Duration::from_secs(2)) else { return };
         let mut new = Vec::new();
-        for topic in metadata.topics().iter().filter(|topic| self.topic.matches(topic.name())) {
+        for topic in metadata.topics().iter().filter(|topic| self.wanted.topic.matches(topic.name())) {
             for partition in topic.partitions() {
                 let at = TopicPartition::new(topic.name(), u32::try_from(partition.id()).unwrap_or_default());
                 if self.known.insert(at.clone()) {

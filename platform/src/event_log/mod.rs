@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub mod kafka;
+mod kafka_consumer;
 mod kafka_reader;
 pub mod kafka_settings;
+mod kafka_silence;
 pub mod suite;
 
 /// A partition of a topic.

@@ -6,7 +6,8 @@ use rdkafka::TopicPartitionList;
 use rdkafka::topic_partition_list::Offset;
 use system_tests::compared::{at_the_vendor, in_the_copy};
 use system_tests::metrics;
-use system_tests::own_kafka;
+use system_tests::own_kafka::{self, OwnKafka};
+use system_tests::pipeline::Options;
 use system_tests::tool::verifies;
 
 use crate::servers::copy_of;
@@ -61,6 +62,33 @@ async fn w1_the_topic_is_deleted_and_made_again() {
         let Some(trial) = Trial::begin(Setup::default()).await else { return row.not_run("no servers") };
         // The synchronizer makes it again by itself.
         delete_the_topic(&trial.pipeline.kafka, &trial.pipeline.topic_suffix).await;
+        let fault_at = now_ms() as f64 / 1000.0;
+        trial.writes(2 * RATE).await;
+        trial.goes_on().await;
+        is_whole_again(trial, fault_at, row).await;
+    })
+    .await;
+}
+
+/// The partitions of the new topic begin at a leader epoch that is older than what the clients know, and librdkafka
+/// does not believe it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v1_the_topic_is_made_again_after_its_broker_was_restarted() {
+    alone(async {
+        let row = Row {
+            number: "14c",
+            fault: "Kafka restarted, then the topic deleted and made again",
+            promise: "V1, W1, W4",
+            expected: "nobody who reads it stays deaf; reconcile runs by itself, drift 0",
+        };
+        let Some(mut kafka) = OwnKafka::start().await else { return row.not_run("no Kafka of its own") };
+        let options = Options { kafka: Some(kafka.address.clone()), ..Options::default() };
+        let setup = Setup { options, writers: 1, ..Setup::default() };
+        let Some(trial) = Trial::begin(setup).await else { return row.not_run("no servers") };
+        kafka.kill();
+        kafka.start_again().await;
+        trial.goes_on().await;
+        delete_the_topic(&kafka.address, &trial.pipeline.topic_suffix).await;
         let fault_at = now_ms() as f64 / 1000.0;
         trial.writes(2 * RATE).await;
         trial.goes_on().await;

@@ -16,13 +16,16 @@ const MISSES: &str = "chat_sync_writer_lost_places_total";
 /// Longer than Kafka waits for a member of a group.
 const FROZEN: Duration = Duration::from_secs(14);
 
+/// Three writers, and so many chats that whichever partitions one of them has, people write in some of these.
+fn three_with_work(options: Options) -> Setup {
+    Setup { options, writers: 2, more_chats: 24, ..Setup::default() }
+}
+
 /// The writer is killed where it passes this point for the hundredth time; others are in its group.
 async fn killed_at(point: &'static str, row: Row) {
     let writer = vec![("FAIL_POINT", format!("{point}:100"))];
     let options = Options { writer, ..Options::default() };
-    // So many chats that whichever partitions it has, people write in some of them.
-    let setup = Setup { options, writers: 2, more_chats: 24, ..Setup::default() };
-    let Some(mut trial) = Trial::begin(setup).await else {
+    let Some(mut trial) = Trial::begin(three_with_work(options)).await else {
         return row.not_run("no servers");
     };
     assert_eq!(trial.pipeline.writer.ended().await.signal(), Some(9), "by its fail point");
@@ -99,7 +102,7 @@ async fn w1_a_writer_is_frozen_across_a_rebalance_and_wakes() {
         };
         let writer = vec![("FAIL_POINT", "writer.begun:100:STOP".to_owned())];
         let options = Options { writer, ..Options::default() };
-        let Some(trial) = Trial::begin(Setup { options, writers: 2, ..Setup::default() }).await else {
+        let Some(trial) = Trial::begin(three_with_work(options)).await else {
             return row.not_run("no servers");
         };
         let addresses = trial.writer_addresses();
@@ -130,7 +133,7 @@ async fn w1_a_writer_frozen_with_its_transaction_open_holds_nobody_up_for_long()
         };
         let writer = vec![("FAIL_POINT", "writer.moved:100:STOP".to_owned())];
         let options = Options { writer, ..Options::default() };
-        let Some(trial) = Trial::begin(Setup { options, writers: 2, ..Setup::default() }).await else {
+        let Some(trial) = Trial::begin(three_with_work(options)).await else {
             return row.not_run("no servers");
         };
         let others = trial.writer_addresses()[1..].to_vec();

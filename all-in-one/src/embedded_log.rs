@@ -45,15 +45,31 @@ impl EmbeddedLog {
     /// # Errors
     /// If it cannot be read.
     pub async fn open(db: Sqlite) -> Result<Self, LogError> {
+        let log = Self { db, held: Arc::default(), changed: Arc::new(watch::Sender::new(0)) };
+        log.look_again().await?;
+        Ok(log)
+    }
+
+    /// Takes note of what another process has appended: one of the operator's tools.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn look_again(&self) -> Result<(), LogError> {
         let rows: Vec<(String, u32, i64, i64)> = sqlx::query_as("SELECT topic, partition, first, next FROM log_ends")
-            .fetch_all(&db.read)
+            .fetch_all(&self.db.read)
             .await
             .map_err(failed)?;
-        let held = rows.into_iter().map(|(topic, partition, first, next)| {
-            (TopicPartition::new(topic, partition), Offsets { start: unsigned(first), end: unsigned(next) })
-        });
-        let held = Arc::new(Mutex::new(held.collect()));
-        Ok(Self { db, held, changed: Arc::new(watch::Sender::new(0)) })
+        let mut news = false;
+        for (topic, partition, first, next) in rows {
+            let mut held = self.held();
+            let known = held.entry(TopicPartition::new(topic, partition)).or_insert(Offsets { start: 0, end: 0 });
+            news |= known.end < unsigned(next);
+            *known = Offsets { start: known.start.max(unsigned(first)), end: known.end.max(unsigned(next)) };
+        }
+        if news {
+            self.announce();
+        }
+        Ok(())
     }
 
     /// Forgets what lies below these offsets, but for the last `keep` records of each partition.

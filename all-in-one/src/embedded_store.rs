@@ -11,7 +11,7 @@ use platform::event_log::{Progress, ProgressRow, TopicPartition};
 use platform::sqlite::Sqlite;
 use sqlx::migrate::Migrator;
 use sqlx::{Sqlite as Db, Transaction};
-use writer::batch::{Batch, DeadLetter, Move, Retried};
+use writer::batch::{Batch, DeadLetter, Erased, Move, Retried};
 use writer::failure::StoreError;
 use writer::store::{Applied, Store};
 
@@ -82,6 +82,9 @@ impl Store for EmbeddedStore {
         }
         for retried in &batch.retried {
             close_dead_letter(&mut tx, retried).await?;
+        }
+        for row in batch.erased() {
+            forget(&mut tx, &row).await?;
         }
         tx.commit().await?;
         Ok(Applied::Whole { newer })
@@ -156,16 +159,19 @@ async fn upsert_message(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx
 }
 
 async fn insert_version(tx: &mut Transaction<'_, Db>, message: &Message) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO message_versions VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(&message.chat_id)
-        .bind(&message.id)
-        .bind(message.version.as_str())
-        .bind(&message.author)
-        .bind(&message.text)
-        .bind(message.edited_at.map(micros))
-        .bind(message.stamp.deleted)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO message_versions SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS \
+         (SELECT 1 FROM messages WHERE chat_id = ?1 AND id = ?2 AND version >= 'ffffffff') ON CONFLICT DO NOTHING",
+    )
+    .bind(&message.chat_id)
+    .bind(&message.id)
+    .bind(message.version.as_str())
+    .bind(&message.author)
+    .bind(&message.text)
+    .bind(message.edited_at.map(micros))
+    .bind(message.stamp.deleted)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -203,6 +209,27 @@ async fn close_dead_letter(tx: &mut Transaction<'_, Db>, retried: &Retried) -> s
         .bind(&retried.digest)
         .execute(&mut **tx)
         .await?;
+    Ok(())
+}
+
+/// What is left of an erased row beside the row itself.
+async fn forget(tx: &mut Transaction<'_, Db>, row: &Erased) -> sqlx::Result<()> {
+    let (chat, message) = row.names();
+    sqlx::query("DELETE FROM message_versions WHERE chat_id = ? AND id = ?")
+        .bind(&row.chat_id)
+        .bind(&row.id)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "UPDATE dead_letters SET raw = '', detail = '', state = 'discarded', note = 'erased', \
+                state_changed_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
+         WHERE raw <> '' AND (record_key = ?1 OR instr(raw, ?2) > 0 AND (?3 IS NULL OR instr(raw, ?3) > 0))",
+    )
+    .bind(&row.key)
+    .bind(chat)
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

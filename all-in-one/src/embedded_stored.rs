@@ -44,6 +44,31 @@ impl Stored for EmbeddedStore {
         rows.into_iter().map(message_from).collect()
     }
 
+    async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError> {
+        let query = "SELECT id, title, created_at, edited_at, deleted_at, version FROM chats WHERE id = ?";
+        sqlx::query_as(query).bind(chat).fetch_optional(&self.db.read).await?.map(chat_from).transpose()
+    }
+
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError> {
+        let rows: Vec<MessageRow> = sqlx::query_as(
+            "SELECT chat_id, id, parent_id, author, NULL, created_at, NULL, NULL, version FROM messages \
+             WHERE chat_id = ? AND id > ? AND version < 'ffffffff' ORDER BY id LIMIT ?",
+        )
+        .bind(chat)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.db.read)
+        .await?;
+        rows.into_iter().map(message_from).collect()
+    }
+
+    async fn erased_versions(&self) -> Result<u64, StoredError> {
+        let query = "SELECT count(*) FROM messages JOIN message_versions USING (chat_id, id) \
+                     WHERE messages.version >= 'ffffffff'";
+        let count: i64 = sqlx::query_scalar(query).fetch_one(&self.db.read).await?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
         let known: Vec<String> = sqlx::query_scalar(
             "SELECT digest FROM dead_letters WHERE digest IN (SELECT value FROM json_each(?)) AND state <> 'resolved'",

@@ -37,6 +37,8 @@ use embedded_store::EmbeddedStore;
 /// that is forgotten.
 const KEPT_RECORDS: u64 = 5_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// How often it is looked whether a tool has appended something.
+const TOOLS: Duration = Duration::from_secs(1);
 
 /// What somebody who sets it believes in.
 const PROTECTS: [&str; 3] = ["CHAT_SYNC_AUTH", "CHAT_SYNC_INTERNAL_TLS_CERT", "CHAT_SYNC_EXTERNAL_TLS_CERT"];
@@ -141,6 +143,7 @@ impl AllInOne {
         };
         let showing = internal::run(settings, world, health.part("internal"), door, stop.clone());
         parts.spawn("internal", showing);
+        parts.spawn("tools", follow_tools(log.clone(), stop.clone()));
         parts.spawn("housekeeping", keep_house(log, store, stop.clone()));
         let ended = parts.join(&stop, DRAIN_BUDGET).await;
         db.close().await;
@@ -171,6 +174,19 @@ async fn keep_house(log: Arc<EmbeddedLog>, store: Arc<EmbeddedStore>, stop: Stop
         platform::telemetry::upkeep();
         if let Err(error) = forget(&log, &store).await {
             tracing::warn!(%error, "the embedded log could not be trimmed");
+        }
+    }
+}
+
+/// Takes note of what the operator's tools append.
+async fn follow_tools(log: Arc<EmbeddedLog>, stop: Stop) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(TOOLS) => {}
+        }
+        if let Err(error) = log.look_again().await {
+            tracing::warn!(%error, "the embedded log could not be looked at");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! No I/O and no async in here. The rule in one sentence: *newer* means *greater as a byte string*
 //! (see [`version`]); merging any mix of records is taking the greatest version per row.
 
+pub mod erasure;
 pub mod record;
 pub mod row;
 pub mod time;

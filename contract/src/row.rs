@@ -17,6 +17,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Greater than any that a source can make.
+    fn erased(created_at: Timestamp) -> Self {
+        Self { epoch: ERASED, sequence: 0, changed_at: created_at, rev: 0, deleted: true }
+    }
+
     fn version(&self, digest: u64) -> Version {
         VersionFields {
             epoch: self.epoch,
@@ -112,6 +117,10 @@ impl Row {
         }
     }
 
+    pub fn is_erased(&self) -> bool {
+        self.stamp().epoch == ERASED
+    }
+
     pub fn stamp(&self) -> &Stamp {
         match self {
             Self::Chat(chat) => &chat.stamp,
@@ -142,6 +151,13 @@ impl Message {
         self.stamp.epoch == ERASED
     }
 
+    /// The row that takes this one's place for ever: where it stood, and nothing of what it was. The same in every region.
+    #[must_use]
+    pub fn erased(self) -> Self {
+        let stamp = Stamp::erased(self.created_at);
+        Self { author: None, text: None, edited_at: None, deleted_at: None, stamp, ..self }.stamped()
+    }
+
     pub(crate) fn latest_time(&self) -> Timestamp {
         latest(self.created_at, self.edited_at, self.deleted_at)
     }
@@ -165,6 +181,17 @@ impl Chat {
     /// The version that this row's fields make.
     pub fn expected_version(&self) -> Version {
         self.stamp.version(self.digest())
+    }
+
+    pub fn is_erased(&self) -> bool {
+        self.stamp.epoch == ERASED
+    }
+
+    /// The row that takes this one's place for ever, as [`Message::erased`].
+    #[must_use]
+    pub fn erased(self) -> Self {
+        let stamp = Stamp::erased(self.created_at);
+        Self { title: None, edited_at: None, deleted_at: None, stamp, ..self }.stamped()
     }
 
     /// xxh3 of `["chat",id,title]` as compact JSON.

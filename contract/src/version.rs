@@ -66,6 +66,11 @@ impl Version {
         &self.0
     }
 
+    /// Whether it is an erased row's, which wins for ever.
+    pub fn is_erased(&self) -> bool {
+        self.0.starts_with("ffffffff")
+    }
+
     /// The fields that [`VersionFields::encode`] was given.
     ///
     /// # Errors

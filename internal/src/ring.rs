@@ -71,6 +71,14 @@ impl Ring {
         }
     }
 
+    /// Nothing of a message may be left: it was erased.
+    pub fn erase(&mut self, chat: &str, message: &str) {
+        let is_it = |row: &ShownMessage| row.chat_id == chat && row.id == message && !row.version.is_erased();
+        for entry in self.entries.iter_mut().filter(|entry| entry.row.as_ref().is_some_and(is_it)) {
+            self.bytes -= entry.row.take().map_or(0, |row| row.weight());
+        }
+    }
+
     /// A newer version of the row that stands at `offset` was pushed in its place: whoever reads it here must have that.
     pub fn renew(&mut self, offset: u64, newer: &ShownMessage) {
         let at = self.entries.partition_point(|entry| entry.offset < offset);
@@ -180,6 +188,19 @@ mod tests {
         assert_eq!((stored(14, of(4711)), stored(12, of(4711))), (None, None), "of another one");
         assert_eq!(stored(11, of(4711)), Some(11), "what is not here any more cannot be compared");
         assert_eq!(stored(15, of(14)), None, "not read yet, or of a longer one");
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_erased_but_that_it_was() {
+        let mut ring = ring(10);
+        ring.push(14, of(14), Item::Message(row("c", "c", &version(2))));
+        let erased = ShownMessage { text: None, ..row("c", "c", &format!("ffffffff{}", &version(1)[8..])) };
+        ring.push(15, of(15), Item::Message(erased));
+        let before = ring.bytes;
+        ring.erase("c", "c");
+        let left = |from| ring.rows("c", from).map(|row| (row.id.as_str(), row.text.is_some())).collect::<Vec<_>>();
+        assert_eq!(left(0), [("a", true), ("c", false)]);
+        assert!(ring.bytes < before && (ring.start(), ring.end()) == (10, 16), "the offsets stay");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // The reader's page. Whatever people wrote reaches it as text nodes only.
 
 import * as chatList from "./chats.js";
-import { Copy, before } from "./copy.js";
+import { Copy, before, erased } from "./copy.js";
 import * as drawer from "./drawer.js";
 import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
@@ -42,6 +42,8 @@ function hear(frame) {
   }
   const shownFrom = copy.floor;
   const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
+  const gone = changed.filter(erased);
+  if (gone.length) [drawer, search].forEach((place) => place.forget(gone));
   if (frame.chat !== open) return;
   if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
   else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");

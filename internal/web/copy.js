@@ -8,6 +8,9 @@ export const newer = (incoming, stored) => incoming > stored;
 export const before = (a, b) =>
   a.created_at < b.created_at || (a.created_at === b.created_at && a.id < b.id);
 
+/** Whether nothing of a message may be left. */
+export const erased = (message) => message.version.startsWith("ffffffff");
+
 export class Copy {
   constructor() {
     this.byId = new Map();

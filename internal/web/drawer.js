@@ -32,9 +32,11 @@ export function difference(old, now) {
 
 const drawer = byId("drawer");
 let opener = null;
+let about = null; // the message whose versions are shown
 
 export async function showVersions(message, from) {
   opener = from;
+  about = message;
   const list = byId("versions");
   list.replaceChildren(element("li", { className: "faint", textContent: "Loading …" }));
   drawer.hidden = false;
@@ -44,6 +46,7 @@ export async function showVersions(message, from) {
     const response = await ask(path);
     if (!response.ok) throw new Error();
     const { versions } = await response.json();
+    if (about !== message) return;
     list.replaceChildren(...versions.map((version, at) => drawVersion(version, versions[at - 1])).reverse());
   } catch {
     list.replaceChildren(element("li", { className: "faint", textContent: "The earlier versions cannot be read now." }));
@@ -68,8 +71,15 @@ function drawVersion(version, earlier) {
 export function close() {
   if (drawer.hidden) return false;
   drawer.hidden = true;
+  about = null;
+  byId("versions").replaceChildren();
   opener?.isConnected && opener.focus();
   return true;
+}
+
+/** These messages were erased. */
+export function forget(messages) {
+  if (messages.some((message) => message.chat_id === about?.chat_id && message.id === about.id)) close();
 }
 
 byId("close").onclick = close;

@@ -61,6 +61,12 @@ function draw(hit, title) {
   return element("li", {}, element("a", { href: address(hit.chat_id, hit.id) }, head, text));
 }
 
+/** These messages were erased. */
+export function forget(messages) {
+  const gone = new Set(messages.map((message) => address(message.chat_id, message.id)));
+  for (const link of results.querySelectorAll("a")) if (gone.has(link.getAttribute("href"))) link.parentElement.remove();
+}
+
 /** Gives whether there was something to clear. */
 export function clear() {
   if (!field.value && byId("found").hidden) return false;

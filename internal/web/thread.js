@@ -1,6 +1,6 @@
 // The open chat's messages: a window of the copy in the page, so that a hundred thousand of them scroll like fifty.
 
-import { before } from "./copy.js";
+import { before, erased } from "./copy.js";
 import { address, announce, byId, day, dayAndTime, element, keyed, plural, time } from "./page.js";
 
 const WINDOW = 400; // roots in the page at once
@@ -13,6 +13,9 @@ const RETURNING = 3000; // ms in which a chat that is opened again gets what was
 const goesOn = ({ message: earlier, kind } = {}, message) =>
   Boolean(earlier) && kind !== "reply" && !earlier.deleted && earlier.author === message.author && !message.parent_id &&
   Date.parse(message.created_at) - Date.parse(earlier.created_at) < TOGETHER;
+
+/** What stands in place of a text that is gone. */
+const gone = (message) => (erased(message) ? "This message was erased." : "This message was deleted.");
 
 export class Thread {
   /** `older(copy)` fetches a page and gives whether there may be more; `showVersions(message)` opens the drawer. */
@@ -179,10 +182,10 @@ export class Thread {
     }
     // Its thread says whom it answers; where the parent is not on the page, the message does.
     if (message.parent_id && kind !== "reply") {
-      const words = parent ? `${parent.author ?? "somebody"}: ${parent.deleted ? "deleted" : parent.text}` : "an earlier message";
+      const words = parent ? `${parent.author ?? "somebody"}: ${parent.deleted ? (erased(parent) ? "erased" : "deleted") : parent.text}` : "an earlier message";
       parts.push(element("a", { className: "parent", href: address(message.chat_id, message.parent_id), textContent: `↪ ${words}` }));
     }
-    const text = element("div", { className: "text", dir: "auto", textContent: deleted ? "This message was deleted." : message.text ?? "" });
+    const text = element("div", { className: "text", dir: "auto", textContent: deleted ? gone(message) : message.text ?? "" });
     if (!deleted && !message.text) Object.assign(text, { className: "text empty", textContent: "(no text)" });
     item.replaceChildren(...parts, text);
   }

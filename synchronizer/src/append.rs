@@ -9,6 +9,7 @@ use platform::fail_point::fail_point;
 use platform::health::Check;
 use platform::retry;
 
+use crate::erasures::Erasures;
 use crate::seen::Seen;
 use crate::to_log::ToLog;
 
@@ -18,14 +19,21 @@ pub struct Appender {
     to_log: ToLog,
     source: String,
     seen: Arc<Mutex<Seen>>,
+    erasures: Arc<Erasures>,
     /// One append at a time: of what two have read at once, the second sees what the first has appended.
     turn: Arc<tokio::sync::Mutex<()>>,
     check: Check,
 }
 
 impl Appender {
-    pub fn new(to_log: ToLog, source: &str, seen: Seen, check: Check) -> Self {
-        Self { to_log, source: source.to_owned(), seen: Arc::new(Mutex::new(seen)), turn: Arc::default(), check }
+    pub fn new(to_log: ToLog, source: &str, seen: Seen, erasures: Arc<Erasures>, check: Check) -> Self {
+        let seen = Arc::new(Mutex::new(seen));
+        Self { to_log, source: source.to_owned(), seen, erasures, turn: Arc::default(), check }
+    }
+
+    /// Waits until what is being appended is. What is appended later has been held against the erasures that are known now.
+    pub async fn finish(&self) {
+        drop(self.turn.lock().await);
     }
 
     /// Appends those that are not remembered as appended, with `since` as appended after that moment; gives how many
@@ -38,6 +46,7 @@ impl Appender {
         }
         let _turn = self.turn.lock().await;
         self.drop_repeats(&mut records, since);
+        self.drop_erased(&mut records);
         if records.is_empty() {
             return 0;
         }
@@ -68,6 +77,14 @@ impl Appender {
         let mut seen = self.seen();
         records.retain(|record| !seen.contains(record, since));
         metrics::counter!("chat_sync_repeats_dropped_total").increment((all - records.len()) as u64);
+    }
+
+    fn drop_erased(&self, records: &mut Vec<Record>) {
+        let (all, erasures) = (records.len(), self.erasures.set());
+        if !erasures.is_empty() {
+            records.retain(|record| !erasures.bars(record));
+            metrics::counter!("chat_sync_erased_dropped_total").increment((all - records.len()) as u64);
+        }
     }
 
     /// A record that the log refuses for what it is becomes a rejected one.

@@ -35,11 +35,7 @@ pub fn same(a: &Version, b: &Version) -> bool {
 
 /// Neither deleted nor erased.
 pub fn is_living(version: &Version) -> bool {
-    version.fields().is_ok_and(|fields| !fields.deleted && fields.epoch != ERASED)
-}
-
-pub fn is_erased(version: &Version) -> bool {
-    version.fields().is_ok_and(|fields| fields.epoch == ERASED)
+    !version.is_erased() && version.fields().is_ok_and(|fields| !fields.deleted)
 }
 
 /// What a served row makes necessary.

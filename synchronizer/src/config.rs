@@ -153,6 +153,12 @@ impl Settings {
         })
     }
 
+    /// What the other regions' topics of this name are called here: MirrorMaker's default names.
+    pub fn mirrored<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = String> + 'a {
+        let others = self.turns.regions.iter().filter(|region| region.name != self.region);
+        others.map(move |region| format!("{}.{topic}", region.name))
+    }
+
     /// How long a cursor is remembered: a row that comes as late as may be is still there for a reading that begins after
     /// it, and for that to reach it.
     pub fn remembered_for(&self) -> Duration {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use contract::{Record, Rejected, Timestamp};
 use serde_json::value::RawValue;
 
+use crate::erasures::Erasures;
 use crate::stored::{Retry, Stored};
 use crate::to_log::ToLog;
 use crate::translate;
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Retries {
     pub stored: Arc<dyn Stored>,
     pub to_log: ToLog,
+    pub erasures: Arc<Erasures>,
 }
 
 impl Retries {
@@ -36,6 +38,9 @@ impl Retries {
                     continue;
                 }
                 let record = again(source, &retry, Timestamp::now());
+                if self.erasures.set().bars(&record) {
+                    continue;
+                }
                 match self.to_log.append_retry(&record, &retry.digest).await {
                     Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),
                     Err(error) => tracing::warn!(%error, digest = retry.digest, "not tried again yet"),

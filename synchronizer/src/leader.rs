@@ -18,6 +18,8 @@ use crate::budget::Budgeted;
 use crate::checkpoint::{Checkpoint, Marked, Remembered};
 use crate::config::Settings;
 use crate::dead_letters::Retries;
+use crate::erase::Erase;
+use crate::erasures::Erasures;
 use crate::mirror::Mirror;
 use crate::patience::Patience;
 use crate::reconcile::Reconcile;
@@ -41,6 +43,7 @@ pub struct World {
     pub stored: Arc<dyn Stored>,
     pub to_log: ToLog,
     pub region: Arc<Region>,
+    pub erasures: Arc<Erasures>,
     pub log_check: Check,
     pub source_check: Check,
     pub reconcile_check: Check,
@@ -55,11 +58,12 @@ impl World {
         to_log: ToLog,
         log_check: Check,
         region: Arc<Region>,
+        erasures: Arc<Erasures>,
         health: &Health,
     ) -> Self {
         let source = Arc::new(Budgeted::new(source, settings.source_budget));
         let (source_check, reconcile_check) = (health.check("source"), health.check("reconcile"));
-        Self { settings, source, stored, to_log, region, log_check, source_check, reconcile_check }
+        Self { settings, source, stored, to_log, region, erasures, log_check, source_check, reconcile_check }
     }
 }
 
@@ -113,7 +117,8 @@ impl Leader {
     pub fn begin(world: World, Handover { checkpoint, seen, next, elected }: Handover) -> Self {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
         tracing::info!(incarnation, resumed = checkpoint.is_some(), "leading");
-        let appender = Appender::new(world.to_log.clone(), &world.settings.source, seen, world.log_check.clone());
+        let (source, erasures) = (&world.settings.source, world.erasures.clone());
+        let appender = Appender::new(world.to_log.clone(), source, seen, erasures, world.log_check.clone());
         let mirror = Mirror {
             to_log: world.to_log.clone(),
             region: world.region.clone(),
@@ -167,7 +172,15 @@ impl Leader {
     /// Leads until the stop signal. May be dropped at any moment: nothing is claimed before its acks.
     pub async fn lead(&self, stop: &Stop) {
         let slow = Budgeted::new(self.world.source.clone(), self.world.settings.reconcile_budget);
+        let erase = Arc::new(Erase {
+            stored: self.world.stored.clone(),
+            appender: self.appender.clone(),
+            to_log: self.world.to_log.clone(),
+            erasures: self.world.erasures.clone(),
+            region: self.world.region.clone(),
+        });
         let reconcile = Reconcile {
+            erase: erase.clone(),
             source: self.world.source.clone(),
             slow_source: Arc::new(slow),
             stored: self.world.stored.clone(),
@@ -179,12 +192,17 @@ impl Leader {
             polled: self.polled.subscribe(),
             every: self.world.settings.reconcile_every,
         };
-        let retries = Retries { stored: self.world.stored.clone(), to_log: self.world.to_log.clone() };
+        let retries = Retries {
+            stored: self.world.stored.clone(),
+            to_log: self.world.to_log.clone(),
+            erasures: self.world.erasures.clone(),
+        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.take_turns() => {}
             () = self.mirror.follow() => {}
             () = reconcile.run() => {}
+            () = erase.run() => {}
             () = retries.run(&self.world.settings.source) => {}
         }
         if self.world.region.polls() {

@@ -10,6 +10,8 @@ pub mod checkpoint;
 pub mod compare;
 pub mod config;
 pub mod dead_letters;
+pub mod erase;
+pub mod erasures;
 pub mod leader;
 pub mod mirror;
 pub mod patience;
@@ -36,11 +38,12 @@ use platform::lifecycle::Stop;
 use platform::retry;
 
 pub use config::{Config, Settings};
+use erasures::Erasures;
 use leader::{Leader, World};
 use patience::Patience;
 use region::Region;
 use source::Source;
-use standby::Standby;
+use standby::{Handover, Standby};
 use stored::Stored;
 use to_log::ToLog;
 
@@ -72,13 +75,18 @@ pub async fn run(
             }
         }
     };
-    let world = World::new(settings, source, stored, to_log, log_check, region, &health);
+    let erasures = Arc::new(Erasures::default());
+    let following = tokio::spawn({
+        let (erasures, to_log) = (erasures.clone(), to_log.clone());
+        async move { erasures.follow(&to_log).await }
+    });
+    let world = World::new(settings, source, stored, to_log, log_check, region, erasures, &health);
     while !stop.is_cancelled() {
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");
         }
         let handover = tokio::select! {
-            handover = Standby::new(world.clone()).until_elected(leadership.clone()) => handover,
+            handover = get_ready(&world, &leadership) => handover,
             () = stop.cancelled() => break,
             () = led_in_vain(leadership.clone(), &patience) => {
                 let_another_try(&mut leadership, "the log is not read to its end").await;
@@ -106,7 +114,15 @@ pub async fn run(
         }
     }
     describe.abort();
+    following.abort();
     Ok(())
+}
+
+/// Stands by until this process leads and knows what the last leader knew.
+async fn get_ready(world: &World, leadership: &Leadership) -> Handover {
+    let handover = Standby::new(world.clone()).until_elected(leadership.clone()).await;
+    world.erasures.loaded().await;
+    handover
 }
 
 /// Waits until this process, which is only getting ready, has led too long for that.

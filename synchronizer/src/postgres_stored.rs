@@ -136,6 +136,24 @@ impl Stored for PostgresStored {
         rows.into_iter().map(message_from).collect()
     }
 
+    async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError> {
+        let query = sqlx::query_as(include_str!("../queries/chat.sql")).bind(chat);
+        in_time(query.fetch_optional(&self.pool)).await?.map(chat_from).transpose()
+    }
+
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError> {
+        let query = sqlx::query_as(include_str!("../queries/unerased.sql")).bind(chat).bind(after);
+        let rows: Vec<MessageRow> = in_time(query.bind(i64::from(limit)).fetch_all(&self.pool)).await?;
+        rows.into_iter().map(message_from).collect()
+    }
+
+    async fn erased_versions(&self) -> Result<u64, StoredError> {
+        let query = "SELECT count(*) FROM messages JOIN message_versions USING (chat_id, id) \
+                     WHERE messages.version >= 'ffffffff'";
+        let count: i64 = in_time(sqlx::query_scalar(query).fetch_one(&self.pool)).await?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError> {
         let query = "SELECT digest FROM dead_letters WHERE digest = ANY($1) AND state <> 'resolved'";
         let rows: Vec<String> = in_time(sqlx::query_scalar(query).bind(digests).fetch_all(&self.pool)).await?;

@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use crate::agenda::{Agenda, Round, SLOW};
 use crate::append::Appender;
 use crate::compare::{Difference, deletion, difference, is_living};
+use crate::erase::Erase;
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
-use crate::stored::{Stored, StoredError};
+use crate::stored::{Stored, StoredError, has_all};
 use crate::to_log::ToLog;
 use crate::translate::{self, Kind};
 
@@ -40,6 +41,7 @@ pub struct Reconcile {
     pub slow_source: Arc<dyn Source>,
     pub stored: Arc<dyn Stored>,
     pub appender: Appender,
+    pub erase: Arc<Erase>,
     pub to_log: ToLog,
     pub agenda: Arc<Agenda>,
     pub check: Check,
@@ -84,6 +86,7 @@ impl Reconcile {
 
     async fn round(&self, mut round: Round, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
+        self.erase.all().await;
         let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
         let pass = Pass { source, since, number, gap: round.gap };
         let Some(chats) = self.chats(&pass, &mut round).await else { return };
@@ -127,7 +130,7 @@ impl Reconcile {
         };
         loop {
             let applied = self.patiently(|| self.stored.progress()).await;
-            if ends.iter().all(|(at, end)| *end == 0 || applied.get(at).is_some_and(|applied| applied >= end)) {
+            if has_all(&applied, &ends) {
                 return Some(since);
             }
             self.check.ready("waiting until the writer has stored what was appended");

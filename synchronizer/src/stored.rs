@@ -40,6 +40,11 @@ pub struct Request {
     pub reason: String,
 }
 
+/// Whether a store with this progress has everything below these ends.
+pub fn has_all(progress: &BTreeMap<TopicPartition, u64>, ends: &BTreeMap<TopicPartition, u64>) -> bool {
+    ends.iter().all(|(at, end)| *end == 0 || progress.get(at).is_some_and(|applied| applied >= end))
+}
+
 /// The copy.
 #[async_trait]
 pub trait Stored: Send + Sync {
@@ -52,6 +57,15 @@ pub trait Stored: Send + Sync {
 
     /// These messages of a chat, whole.
     async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError>;
+
+    /// A chat's row.
+    async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError>;
+
+    /// The next `limit` messages of a chat, by id, that are not erased: what is needed to erase them, and no text.
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError>;
+
+    /// How many versions are kept of messages that are erased; 0 is what it should be.
+    async fn erased_versions(&self) -> Result<u64, StoredError>;
 
     /// Which of these digests are in the dead letters, whatever became of them.
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError>;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use contract::erasure::Erasure;
 use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
@@ -21,14 +22,19 @@ use crate::config::Settings;
 /// this region has been away for long.
 const CHECKPOINT_TAIL: u64 = 1000;
 
+/// An offset of each partition.
+pub type Positions = BTreeMap<TopicPartition, u64>;
+
 /// The log, as the synchronizer writes it.
 #[derive(Clone)]
 pub struct ToLog {
     log: Arc<dyn EventLog>,
     topics: Topics,
     changes: Arc<str>,
-    /// What the other regions' changes are called here: MirrorMaker's default names.
+    /// The other regions' changes as they are called here.
     mirrored: Vec<String>,
+    /// The own erasures, and those of the other regions as they are called here.
+    erasures: Vec<String>,
     source: String,
     region: String,
     partitions: u32,
@@ -58,7 +64,8 @@ impl ToLog {
         let partitions = found.ok_or_else(|| LogError::Unavailable(format!("{} is not there yet", topics.changes)))?;
         let to_log = Self {
             changes: topics.changes.as_str().into(),
-            mirrored: mirrored(settings, &topics),
+            mirrored: settings.mirrored(&topics.changes).collect(),
+            erasures: std::iter::once(topics.erasures.clone()).chain(settings.mirrored(&topics.erasures)).collect(),
             log,
             topics,
             source: settings.source.clone(),
@@ -115,6 +122,44 @@ impl ToLog {
             ends.extend(self.ends_of(topic).await?);
         }
         Ok(ends)
+    }
+
+    /// The ends of the erasures that hold something, mirrored ones too.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn erasure_ends(&self) -> Result<Positions, LogError> {
+        let mut ends = Positions::new();
+        for topic in &self.erasures {
+            if self.log.partitions(topic).await?.is_some() {
+                ends.extend(self.ends_of(topic).await?);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Reads the erasures, mirrored ones too where there are other regions.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn read_erasures(&self) -> Result<Box<dyn Reader>, LogError> {
+        self.read(&self.topics.erasures, !self.mirrored.is_empty()).await
+    }
+
+    /// Asks every synchronizer, here and in the other regions, to erase, and to append nothing of it any more.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn ask_to_erase(&self, erasure: &Erasure) -> Result<(), LogError> {
+        self.log
+            .append(vec![NewRecord {
+                topic: self.topics.erasures.as_str().into(),
+                partition: 0,
+                key: Some(erasure.key()),
+                value: erasure.encode(),
+                headers: Vec::new(),
+            }])
+            .await
     }
 
     /// Where a partition begins.
@@ -307,11 +352,6 @@ impl ToLog {
             headers: record.headers(&self.source, now),
         }
     }
-}
-
-fn mirrored(settings: &Settings, topics: &Topics) -> Vec<String> {
-    let others = settings.turns.regions.iter().filter(|region| region.name != settings.region);
-    others.map(|region| format!("{}.{}", region.name, topics.changes)).collect()
 }
 
 fn specs(topics: &Topics) -> [TopicSpec; 3] {

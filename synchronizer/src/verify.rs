@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use contract::erasure::ErasureSet;
 use contract::{Chat, Record, Timestamp, Version};
 use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 
-use crate::compare::{Sum, is_erased, is_living, same};
+use crate::compare::{Sum, is_living, same};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
 use crate::stored::Stored;
 use crate::translate::{self, Kind};
@@ -31,6 +32,8 @@ pub enum How {
     NotAtTheSource,
     /// It cannot be understood, and no dead letter says so.
     NotUnderstood,
+    /// It was to be erased, and is in the copy.
+    NotErased,
 }
 
 /// A row that differs; the chat itself where there is no message.
@@ -71,6 +74,8 @@ pub struct Verify {
     pub source: Arc<dyn Source>,
     pub stored: Arc<dyn Stored>,
     pub source_name: String,
+    /// What is not to be in the copy.
+    pub erasures: ErasureSet,
     /// How long a change may be on its way.
     pub lag: Duration,
     /// Called with the chats that are done and all.
@@ -119,13 +124,15 @@ impl Verify {
                         }
                         let version = |chats: &BTreeMap<String, Chat>| chats.get(&chat.id).map(Chat::expected_version);
                         let (earlier, later) = (version(&before), version(&after));
-                        if let Some(difference) = judge(None, &chat.version, earlier.as_ref(), later.as_ref()) {
+                        let barred = self.erasures.bars(record);
+                        if let Some(difference) = judge(None, &chat.version, earlier.as_ref(), later.as_ref(), barred) {
                             note(&mut report, &chat.id, difference);
                         }
                     }
                     record => {
                         let how = How::NotUnderstood;
-                        let explained = !self.explained(std::slice::from_ref(record)).await?.is_empty();
+                        let explained = self.erasures.bars(record)
+                            || !self.explained(std::slice::from_ref(record)).await?.is_empty();
                         let difference = Difference { message: None, how, source: None, copy: None };
                         // It is there all the same, and what is in it is compared.
                         living.extend(id.clone().map(|id| (id, None)));
@@ -190,7 +197,9 @@ impl Verify {
             let page = self.page(&place).await?;
             for (id, record) in self.translated(&page, Kind::Message) {
                 there.extend(id.clone());
-                if let Record::Message(message) = &record {
+                if let Record::Message(message) = &record
+                    && !self.erasures.bars(&record)
+                {
                     compared.source.add(&message.id, &message.version);
                     if before.get(&message.id).is_some_and(|stored| same(stored, &message.version)) {
                         continue;
@@ -225,11 +234,13 @@ impl Verify {
         let records: Vec<Record> = suspects.iter().map(|(_, record)| record.clone()).collect();
         let explained = self.explained(&records).await?;
         for (id, record) in suspects {
+            let barred = self.erasures.bars(&record);
             let difference = match &record {
                 Record::Message(message) => {
                     let (earlier, later) = (before.get(&message.id), after.get(&message.id));
-                    judge(Some(message.id.clone()), &message.version, earlier, later)
+                    judge(Some(message.id.clone()), &message.version, earlier, later, barred)
                 }
+                _ if barred => None,
                 _ => Some(Difference { message: id, how: How::NotUnderstood, source: None, copy: None }),
             };
             let Some(difference) = difference else { continue };
@@ -283,16 +294,19 @@ impl Verify {
     }
 }
 
-/// A served row next to what the copy had before it was served, and after.
+/// A served row next to what the copy had before it was served, and after; one that is `barred` is not to be there.
 fn judge(
     message: Option<String>,
     source: &Version,
     before: Option<&Version>,
     after: Option<&Version>,
+    barred: bool,
 ) -> Option<Difference> {
     let how = match after {
+        None if barred => return None,
+        Some(after) if barred && !after.is_erased() => How::NotErased,
         None => How::MissingInTheCopy,
-        Some(after) if same(after, source) || is_erased(after) => return None,
+        Some(after) if same(after, source) || after.is_erased() => return None,
         // It has changed since it was served.
         Some(after) if after > source && before != Some(after) => return None,
         Some(_) => How::OtherContent,

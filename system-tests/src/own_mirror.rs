@@ -25,11 +25,11 @@ pub struct OwnMirror {
 }
 
 impl OwnMirror {
-    /// Mirrors this topic as `<source>.<topic>`; `None`, said loudly, without Kafka's jars.
+    /// Mirrors these topics, separated by commas, each as `<source>.<topic>`; `None`, said loudly, without Kafka's jars.
     ///
     /// # Panics
     /// If it cannot be started.
-    pub fn start(source: &End<'_>, target: &End<'_>, topic: &str) -> Option<Self> {
+    pub fn start(source: &End<'_>, target: &End<'_>, topics: &str) -> Option<Self> {
         let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
         let folder = tempfile::tempdir().expect("a folder");
         let settings = include_str!("../../xtask/kafka/mirror.properties")
@@ -37,7 +37,7 @@ impl OwnMirror {
             .replace("@target@", target.region)
             .replace("@source-brokers@", source.brokers)
             .replace("@target-brokers@", target.brokers)
-            .replace("@topics@", topic);
+            .replace("@topics@", topics);
         let file = folder.path().join("mirror.properties");
         std::fs::write(&file, settings).expect("its settings");
         let mut mirror = Self { target: target.region.to_owned(), settings: file, jars, folder, child: None };

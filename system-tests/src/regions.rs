@@ -66,7 +66,8 @@ impl Regions {
         let mut a = Pipeline::start(options).await?;
         a.internal_address = internal_a;
         let end = |region, brokers| End { region, brokers };
-        let topic = contract::Topics::with_suffix(&a.topic_suffix).changes;
+        let topics = contract::Topics::with_suffix(&a.topic_suffix);
+        let topic = format!("{},{}", topics.changes, topics.erasures);
         let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
         let there = |further: Vec<(&'static str, String)>| {

@@ -10,6 +10,14 @@ use crate::process::path_of;
 /// # Panics
 /// If it cannot be started.
 pub async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
+    tool_with(pipeline, &[], arguments).await
+}
+
+/// The same with further settings, which take the place of the pipeline's.
+///
+/// # Panics
+/// If it cannot be started.
+pub async fn tool_with(pipeline: &Pipeline, further: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new(path_of("chat-sync"));
     command.env_clear().args(arguments).envs([
         ("DATABASE_URL", pipeline.database_url.expose()),
@@ -18,6 +26,7 @@ pub async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
         ("CHAT_SYNC_TOPIC_SUFFIX", &pipeline.topic_suffix),
         ("CHAT_SYNC_INTERNAL_URL", &format!("http://{}", pipeline.internal_address)),
     ]);
+    command.envs(further.iter().copied());
     tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
 }
 

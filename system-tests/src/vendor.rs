@@ -61,7 +61,11 @@ impl Vendor {
 
     /// The new message's id.
     pub async fn post(&self, chat: &str, text: &str) -> String {
-        let body = json!({ "author": "Ada", "text": text });
+        self.post_as("Ada", chat, text).await
+    }
+
+    pub async fn post_as(&self, author: &str, chat: &str, text: &str) -> String {
+        let body = json!({ "author": author, "text": text });
         let message = self.done(Method::POST, &format!("/chats/{chat}/messages"), Some(body)).await;
         message["id"].as_str().expect("an id").to_owned()
     }

@@ -23,6 +23,38 @@ pub struct Batch {
     pub moves: Vec<Move>,
 }
 
+/// A row of which nothing may be left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erased {
+    /// Its records' key.
+    pub key: String,
+    pub chat_id: String,
+    /// `None` for the chat itself.
+    pub id: Option<String>,
+}
+
+impl Erased {
+    /// How its ids stand in raw JSON: what names both is about it.
+    pub fn names(&self) -> (String, Option<String>) {
+        let quoted = |text: &String| serde_json::Value::from(text.as_str()).to_string();
+        (quoted(&self.chat_id), self.id.as_ref().map(quoted))
+    }
+}
+
+impl Batch {
+    /// The erased rows: their history goes, and what dead letters hold of them.
+    pub fn erased(&self) -> Vec<Erased> {
+        let chats = self.chats.iter().filter(|chat| chat.is_erased()).map(|chat| Row::Chat(chat.clone()));
+        let messages = self.messages.iter().filter(|message| message.is_erased()).cloned().map(Row::Message);
+        let erased = |row: Row| Erased {
+            chat_id: row.chat_id().to_owned(),
+            id: matches!(row, Row::Message(_)).then(|| row.id().to_owned()),
+            key: Record::from(row).key().unwrap_or_default(),
+        };
+        chats.chain(messages).map(erased).collect()
+    }
+}
+
 /// A partition's progress as the batch moves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
@@ -149,7 +181,9 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
     for (record, fate) in records {
         match fate {
             Fate::Row(row) => {
-                if let Row::Message(message) = row {
+                if let Row::Message(message) = row
+                    && !message.is_erased()
+                {
                     versions.insert((&message.chat_id, &message.id, message.version.as_str()), message);
                 }
                 let kept = newest.entry(row.key()).or_insert(row);

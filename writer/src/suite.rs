@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use contract::row::unstamped;
-use contract::{Chat, Message, Record, Stamp, Timestamp};
+use contract::{Chat, Message, Record, Rejected, Stamp, Timestamp};
 use platform::event_log::{LogRecord, Progress, TopicPartition};
 
 use crate::batch::{Batch, Fate, collapse, fate};
@@ -20,8 +20,8 @@ pub trait Inspected: Store {
     async fn versions(&self, chat: &str, id: &str) -> Vec<String>;
     /// Every chat's title by id.
     async fn chats(&self) -> BTreeMap<String, Option<String>>;
-    /// The dead letters' reasons.
-    async fn dead_letters(&self) -> Vec<String>;
+    /// The dead letters: reason, raw.
+    async fn dead_letters(&self) -> Vec<(String, String)>;
     /// Judges (stored, incoming) pairs of versions by writing one over the other: whether the incoming one won.
     async fn judge(&self, stored: &str, incoming: &str) -> bool;
 }
@@ -39,6 +39,8 @@ macro_rules! store_suite {
             one_partition_that_missed_rolls_back_the_whole_batch,
             progress_begins_once_only,
             a_dead_letter_is_kept_once,
+            what_is_erased_leaves_neither_history_nor_raw_text,
+            a_version_of_what_was_erased_is_not_kept_however_late_it_comes,
             migrating_again_changes_nothing,
             versions_are_judged_as_the_fixtures_say,
         );
@@ -210,8 +212,42 @@ pub async fn a_dead_letter_is_kept_once(store: Subject) {
     apply(&store, &batch).await;
     batch.moves[0].from = Some(2);
     apply(&store, &batch).await;
-    assert_eq!(store.dead_letters().await, ["unknown_kind"]);
+    let reasons: Vec<String> = store.dead_letters().await.into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["unknown_kind"]);
     assert_eq!(next_offset(&store, &at(0)).await, Some(2));
+}
+
+pub async fn what_is_erased_leaves_neither_history_nor_raw_text(store: Subject) {
+    let (first, other) = (message("c", "m", 1), message("c", "other", 1));
+    let edit = edited(&first, 2, "edited");
+    let rows = [&first, &edit, &other].map(|row| Record::Message(row.clone()));
+    let mut before = batch(&at(0), None, &rows);
+    let letter = |id: &str| {
+        let raw = format!(r#"{{"chat_id":"c","id":"{id}","text":7}}"#);
+        Record::Rejected(Rejected::new("external", "malformed", "7 is no text", raw.as_bytes()))
+    };
+    before.dead_letters = batch(&at(1), None, &[letter("m"), letter("other")]).dead_letters;
+    apply(&store, &before).await;
+    apply(&store, &batch(&at(0), Some(3), &[Record::Message(edit.erased())])).await;
+    assert_eq!(store.messages().await[&("c".into(), "m".into())].1, None);
+    assert_eq!((store.versions("c", "m").await.len(), store.versions("c", "other").await.len()), (0, 1));
+    let raw: Vec<bool> = store.dead_letters().await.into_iter().map(|(_, raw)| raw.is_empty()).collect();
+    assert_eq!(raw.iter().filter(|blank| **blank).count(), 1, "the other's stays");
+    assert_eq!(raw.len(), 2, "that there was one stays");
+    let chat = Record::Chat(chat("General", 1).erased());
+    apply(&store, &batch(&at(0), Some(4), &[chat])).await;
+    assert_eq!(store.chats().await, BTreeMap::from([("c".into(), None)]));
+    assert!(store.dead_letters().await.iter().all(|(_, raw)| raw.is_empty()), "what names the chat is about it");
+}
+
+pub async fn a_version_of_what_was_erased_is_not_kept_however_late_it_comes(store: Subject) {
+    let first = message("c", "m", 1);
+    let erased = first.clone().erased();
+    let both = [Record::Message(erased.clone()), Record::Message(first.clone())];
+    apply(&store, &batch(&at(0), None, &both)).await;
+    apply(&store, &batch(&at(0), Some(2), &[Record::Message(edited(&first, 9, "late"))])).await;
+    assert_eq!(store.messages().await[&("c".into(), "m".into())], (erased.version.to_string(), None));
+    assert_eq!(store.versions("c", "m").await, Vec::<String>::new());
 }
 
 pub async fn migrating_again_changes_nothing(store: Subject) {

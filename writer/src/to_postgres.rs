@@ -8,7 +8,7 @@ use platform::event_log::{Progress, TopicPartition};
 use platform::fail_point::fail_point;
 use sqlx::postgres::{PgPool, PgTransaction};
 
-use crate::batch::{Batch, DeadLetter, Move, Retried};
+use crate::batch::{Batch, DeadLetter, Erased, Move, Retried};
 use crate::failure::StoreError;
 use crate::store::{Applied, Store};
 
@@ -69,6 +69,7 @@ impl Store for Postgres {
         insert_versions(&mut tx, &batch.versions).await?;
         insert_dead_letters(&mut tx, &batch.dead_letters).await?;
         close_dead_letters(&mut tx, &batch.retried).await?;
+        forget(&mut tx, &batch.erased()).await?;
         fail_point("writer.committing");
         tx.commit().await?;
         fail_point("writer.committed");
@@ -203,6 +204,25 @@ async fn close_dead_letters(tx: &mut PgTransaction<'_>, retried: &[Retried]) -> 
         .bind(column(retried, |letter| letter.digest.as_str()))
         .bind(column(retried, |letter| if letter.failed.is_some() { "open" } else { "resolved" }))
         .bind(column(retried, |letter| letter.failed.as_deref()))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// What is left of erased rows beside the rows themselves.
+async fn forget(tx: &mut PgTransaction<'_>, erased: &[Erased]) -> Result<(), StoreError> {
+    if erased.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(include_str!("../queries/delete_versions.sql"))
+        .bind(column(erased, |row| row.chat_id.as_str()))
+        .bind(column(erased, |row| row.id.as_deref()))
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(include_str!("../queries/blank_dead_letters.sql"))
+        .bind(column(erased, |row| row.key.as_str()))
+        .bind(column(erased, |row| row.names().0))
+        .bind(column(erased, |row| row.names().1))
         .execute(&mut **tx)
         .await?;
     Ok(())

@@ -1,6 +1,7 @@
 //! The operator's tools: the subcommands of `chat-sync`.
 
 mod dead_letters;
+mod erase;
 mod reconcile;
 mod trace;
 mod verify;
@@ -15,7 +16,9 @@ use platform::dead_letters::{DeadLetters, PostgresLetters};
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::event_log::kafka_settings::KafkaSettings;
+use platform::regions::Region;
 use platform::sqlite::Sqlite;
+use synchronizer::config::TurnSettings;
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::source::Source;
 use synchronizer::stored::Stored;
@@ -34,6 +37,8 @@ pub enum Tool {
     Verify(verify::Args),
     /// Compare with the source now and append what differs; waits until it is done.
     Reconcile(reconcile::Args),
+    /// Erase a chat, a message, or what an author has written, from the copies of all regions, for good.
+    Erase(erase::Args),
     /// Records and items that could not be applied: look at them, try them again, discard them.
     DeadLetters {
         #[command(subcommand)]
@@ -60,6 +65,9 @@ pub struct Where {
     /// The region whose log is looked at.
     #[arg(long, env = "CHAT_SYNC_REGION", default_value = "a", global = true)]
     pub region: String,
+    /// All regions, as the services have them; only their names count here.
+    #[arg(long, env = "CHAT_SYNC_REGIONS", value_delimiter = ',', global = true)]
+    pub regions: Vec<Region>,
     #[command(flatten)]
     pub kafka: KafkaSettings,
     /// What is added to every topic's name.
@@ -88,6 +96,7 @@ pub async fn run(tool: Tool, config: &Config) -> anyhow::Result<ExitCode> {
     match tool {
         Tool::Verify(args) => verify::run(&world, args).await,
         Tool::Reconcile(args) => reconcile::run(&world, args).await,
+        Tool::Erase(args) => erase::run(&world, args).await,
         Tool::DeadLetters { action } => dead_letters::run(&world, action).await,
         Tool::Trace(args) => trace::run(&world, args).await,
     }
@@ -101,6 +110,7 @@ impl World {
             source: place.source.clone(),
             region: place.region.clone(),
             topic_suffix: place.topic_suffix.clone(),
+            turns: TurnSettings { regions: place.regions.clone(), ..TurnSettings::default() },
             ..config.synchronizer(([127, 0, 0, 1], config.external_port).into())
         };
         let source = Arc::new(Vendor::new(&settings)?);

@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use contract::Timestamp;
+use contract::erasure::{Erasure, ErasureSet, Scope};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
 use synchronizer::budget::Budgeted;
+use synchronizer::erasures;
 use synchronizer::verify::{Difference, How, Report, Verify};
 
 use super::World;
+use super::erase::{forgotten_by, left};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -20,6 +26,9 @@ pub struct Args {
     /// How many requests a second the source gets.
     #[arg(long, default_value = "500")]
     budget: NonZeroU32,
+    /// Instead: look whether anything is left of what was erased; exits 1 if so.
+    #[arg(long)]
+    erased: bool,
     /// Print the whole report as JSON.
     #[arg(long)]
     json: bool,
@@ -29,6 +38,14 @@ pub struct Args {
 const NAMED: usize = 20;
 
 pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
+    let erasures = erasures::all(&*world.log, &world.settings).await.context("what was erased");
+    if args.erased {
+        return erased(world, &erasures?, args.json).await;
+    }
+    let erasures = erasures.unwrap_or_else(|error| {
+        eprintln!("{error:#}; whatever was erased counts as missing");
+        ErasureSet::default()
+    });
     let started = Instant::now();
     let bar = bar("chats");
     let shown = bar.clone();
@@ -36,6 +53,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         source: Arc::new(Budgeted::new(world.source.clone(), args.budget)),
         stored: world.stored.clone(),
         source_name: world.settings.source.clone(),
+        erasures,
         lag: args.allow_lag,
         progress: Arc::new(move |done, all| {
             shown.set_length(all);
@@ -52,6 +70,59 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         print(&report, started.elapsed());
     }
     Ok(if report.differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is left of an erasure.
+#[derive(Serialize)]
+struct Remains<'a> {
+    #[serde(flatten)]
+    erasure: &'a Erasure,
+    /// Rows that the copy still has.
+    rows_left: u64,
+    /// When the log has forgotten what was appended before.
+    log_forgets_by: Timestamp,
+}
+
+async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Result<ExitCode> {
+    let mut all = Vec::new();
+    for erasure in erasures.iter() {
+        let rows_left = left(&*world.stored, erasure).await?.0;
+        all.push(Remains { erasure, rows_left, log_forgets_by: forgotten_by(erasure) });
+    }
+    all.sort_by_key(|remains| (remains.erasure.erased_at, remains.erasure.key()));
+    let versions = world.stored.erased_versions().await?;
+    let clean = versions == 0 && all.iter().all(|remains| remains.rows_left == 0);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&json!({ "erasures": all, "versions_left": versions }))?);
+    } else {
+        all.iter().for_each(print_remains);
+        if versions > 0 {
+            println!("{versions} versions of erased messages are LEFT in the history");
+        }
+        println!(
+            "{} erasures; {}",
+            all.len(),
+            if clean { "nothing is left of them in this copy" } else { "something is LEFT" }
+        );
+    }
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_remains(remains: &Remains<'_>) {
+    let Remains { erasure, rows_left, log_forgets_by } = remains;
+    let what = match &erasure.scope {
+        Scope::Chat => String::new(),
+        Scope::Message { message_id } => format!(", message {message_id}"),
+        Scope::Author { author_hash } => format!(", author {}…", &author_hash[..author_hash.len().min(12)]),
+    };
+    println!("{} chat {}{what}", erasure.erased_at, erasure.chat_id);
+    let log = if *log_forgets_by > Timestamp::now() {
+        format!("the log may hold it until {log_forgets_by}")
+    } else {
+        "the log has forgotten it".to_owned()
+    };
+    let left = if *rows_left == 0 { "no row left".to_owned() } else { format!("{rows_left} rows LEFT") };
+    println!("  {left}; {log}");
 }
 
 /// A bar on a terminal; nothing elsewhere.
@@ -96,6 +167,7 @@ fn sentence(difference: &Difference) -> String {
         How::MissingInTheCopy => format!("{what} is missing in the copy"),
         How::OtherContent => format!("{what} has another content in the copy"),
         How::NotAtTheSource => format!("{what} is not at the source any more"),
+        How::NotErased => format!("{what} was to be erased and is in the copy"),
         How::NotUnderstood => format!("{what} cannot be understood, and no dead letter says so"),
     }
 }

@@ -58,8 +58,8 @@ impl Inspected for Subject {
         rows.into_iter().collect()
     }
 
-    async fn dead_letters(&self) -> Vec<String> {
-        sqlx::query_scalar("SELECT reason FROM dead_letters").fetch_all(&self.0.db.read).await.unwrap()
+    async fn dead_letters(&self) -> Vec<(String, String)> {
+        sqlx::query_as("SELECT reason, raw FROM dead_letters").fetch_all(&self.0.db.read).await.unwrap()
     }
 
     async fn judge(&self, stored: &str, incoming: &str) -> bool {

@@ -1,4 +1,5 @@
 //! The contract, as its users see it.
 
+mod erasures;
 mod records;
 mod versions;

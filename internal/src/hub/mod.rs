@@ -16,9 +16,11 @@ mod pushes;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
+use lru::LruCache;
 use platform::event_log::{Fingerprint, TopicPartition};
 
 use crate::access::Viewer;
@@ -36,10 +38,13 @@ pub use chats::Known;
 use fan_out::Framed;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
-use pushes::{Early, Given, Pushes, keep_newest, name_of};
+use pushes::{Early, Given, Name, Pushes, keep_newest, name_of};
 pub use turns::QUANTUM;
 
 pub type ConnectionId = u64;
+
+/// Of how many messages it is remembered that they were erased.
+const ERASED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// The hub of one pod.
 pub struct Hub {
@@ -63,6 +68,8 @@ struct State {
     given: Given,
     early: Early,
     chats: Chats,
+    /// Erased lately: of these nothing is remembered, however late it comes.
+    erased: LruCache<Name, ()>,
     connections: HashMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
     rooms: HashMap<String, HashMap<ConnectionId, Subscription>>,
@@ -138,6 +145,7 @@ impl Hub {
                 given: Given::new(),
                 early: Early::default(),
                 chats: Chats::default(),
+                erased: LruCache::new(ERASED),
                 connections: HashMap::new(),
                 next_connection: 0,
                 rooms: HashMap::new(),
@@ -183,6 +191,7 @@ impl Hub {
     pub fn append(&self, records: impl IntoIterator<Item = (TopicPartition, u64, Fingerprint, Item)>) {
         let mut state = self.lock();
         for (at, offset, fingerprint, item) in records {
+            let item = state.without_erased(item);
             if let Some(ring) = state.rings.get_mut(&at) {
                 ring.push(offset, fingerprint, item);
             }
@@ -443,6 +452,21 @@ impl State {
     fn rings_of(&self, chat: &str) -> impl Iterator<Item = (&TopicPartition, &Ring)> {
         let partition = self.partition_of(chat);
         self.rings.iter().filter(move |(at, _)| at.partition == partition)
+    }
+
+    /// The item as it is to be remembered. What was erased takes with it whatever is remembered of it.
+    fn without_erased(&mut self, item: Item) -> Item {
+        let Item::Message(row) = &item else { return item };
+        if row.version.is_erased() {
+            let partition = self.partition_of(&row.chat_id);
+            for (_, ring) in self.rings.iter_mut().filter(|(at, _)| at.partition == partition) {
+                ring.erase(&row.chat_id, &row.id);
+            }
+            self.erased.put(name_of(row), ());
+        } else if !self.erased.is_empty() && self.erased.contains(&name_of(row)) {
+            return Item::Other;
+        }
+        item
     }
 
     fn outbox(&self, connection: ConnectionId) -> Option<Arc<Outbox>> {

@@ -5,6 +5,7 @@ mod bad_input;
 mod browser;
 mod copy;
 mod deployment;
+mod erasure;
 mod floods;
 mod hostile;
 mod leadership;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use contract::erasure::Erasure;
 use contract::{Record, Rejected, Timestamp};
 use futures::{SinkExt, StreamExt};
 use platform::eventually;
@@ -45,6 +46,13 @@ fn all_fields(value: &Value) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     fields(value, "", &mut all);
     all
+}
+
+#[test]
+fn the_erasure_in_the_document_is_one() {
+    let example = &examples("erasure")["message"];
+    let erasure = Erasure::decode(example.to_string().as_bytes()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&erasure.encode()).unwrap(), *example);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::ws::Utf8Bytes;
+use lru::LruCache;
 use platform::event_log::{Fingerprint, TopicPartition};
 
 use super::{CHAT, Entry, Protocol, Seen, Versions, count};
@@ -51,6 +52,7 @@ impl Pod {
                 given: Given::remembering(MESSAGES),
                 early: Early::default(),
                 chats: Chats::default(),
+                erased: LruCache::new(MESSAGES),
                 connections: HashMap::new(),
                 next_connection: 0,
                 rooms: HashMap::new(),
@@ -176,6 +178,7 @@ impl Clone for Pod {
             given: state.given.clone(),
             early: state.early.clone(),
             chats: state.chats.clone(),
+            erased: state.erased.clone(),
             connections: state.connections.iter().map(connection).collect(),
             next_connection: state.next_connection,
             rooms: state.rooms.clone(),

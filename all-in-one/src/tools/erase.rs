@@ -1,0 +1,114 @@
+//! `chat-sync erase`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use contract::Timestamp;
+use contract::erasure::{Erasure, Scope, author_hash};
+use contract::topic::RETENTION_MS;
+use synchronizer::erase::Left;
+use synchronizer::stored::Stored;
+use synchronizer::to_log::ToLog;
+use tokio::time::Instant;
+
+use super::World;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The chat's id; with nothing else, the whole chat is erased, and whatever is written in it later.
+    #[arg(long)]
+    chat: String,
+    /// Only this message of it, by id.
+    #[arg(long, conflicts_with = "author")]
+    message: Option<String>,
+    /// Only what this author has written in it until now.
+    #[arg(long)]
+    author: Option<String>,
+    /// Only say what would be erased.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until it is done.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// How often it is looked what is left.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long nothing may come of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
+    let (dry_run, no_wait) = (args.dry_run, args.no_wait);
+    let (what, erasure) = (what(&args), erasure(args));
+    let before = left(&*world.stored, &erasure).await?;
+    if dry_run {
+        println!("{what}: {before} would be erased; nothing was done");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let to_log = ToLog::open(&world.settings, world.log.clone()).await?;
+    to_log.ask_to_erase(&erasure).await?;
+    println!("{what}: asked for; from now on no synchronizer appends any of it");
+    if no_wait {
+        println!("the leading synchronizer erases {before}; `chat-sync verify --erased` tells when that is done");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut last, mut since) = (before, Instant::now());
+    while last.0 > 0 {
+        tokio::time::sleep(LOOK).await;
+        let now = left(&*world.stored, &erasure).await?;
+        if now.0 != last.0 {
+            (last, since) = (now, Instant::now());
+        } else if since.elapsed() > PATIENCE {
+            bail!(
+                "{last} are still there and nothing has come of it for {PATIENCE:?}; does a synchronizer lead? It erases them when one does"
+            );
+        }
+    }
+    println!("erased {before} from this copy, with their history");
+    println!("the log forgets what it holds of them by {}", forgotten_by(&erasure));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is appended before is gone by then.
+pub fn forgotten_by(erasure: &Erasure) -> Timestamp {
+    Timestamp::from_micros(erasure.erased_at.micros() + RETENTION_MS * 1000).unwrap_or(erasure.erased_at)
+}
+
+fn what(args: &Args) -> String {
+    let chat = &args.chat;
+    match (&args.message, &args.author) {
+        (Some(message), _) => format!("message {message} of chat {chat}"),
+        (_, Some(author)) => format!("what {author} has written in chat {chat}"),
+        _ => format!("chat {chat} and whatever is in it"),
+    }
+}
+
+fn erasure(args: Args) -> Erasure {
+    let scope = match (args.message, args.author) {
+        (Some(message_id), _) => Scope::Message { message_id },
+        (_, Some(author)) => Scope::Author { author_hash: author_hash(&args.chat, &author) },
+        _ => Scope::Chat,
+    };
+    Erasure { chat_id: args.chat, scope, erased_at: Timestamp::now() }
+}
+
+/// How many rows the copy still has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows(pub u64);
+
+impl std::fmt::Display for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} row{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// # Errors
+/// If the copy cannot be read.
+pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Rows> {
+    let (mut left, mut rows) = (Left::of(stored, erasure), 0);
+    while let Some(page) = left.next().await? {
+        rows += page.len() as u64;
+    }
+    Ok(Rows(rows))
+}

@@ -1,0 +1,142 @@
+//! What must never be in the copy again, as it stands in its topic. Pure: no I/O, no clock.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::record::{Record, Rejected};
+use crate::row::Message;
+use crate::time::Timestamp;
+
+/// How much of a chat is erased.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum Scope {
+    /// The chat and whatever is in it, now or later.
+    Chat,
+    /// One message.
+    Message { message_id: String },
+    /// What one author had written until then. By [`author_hash`]: the record itself must not keep the name.
+    Author { author_hash: String },
+}
+
+/// An erasure.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Erasure {
+    pub chat_id: String,
+    #[serde(flatten)]
+    pub scope: Scope,
+    /// When it was asked for, by the clock of who asked.
+    pub erased_at: Timestamp,
+}
+
+/// SHA-256 of `["<chat>","<author>"]` as compact JSON, 64 hex digits: an author has another one in every chat.
+pub fn author_hash(chat: &str, author: &str) -> String {
+    // Strings cannot fail to serialise.
+    let named = serde_json::to_vec(&(chat, author)).unwrap_or_default();
+    Sha256::digest(named).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Erasure {
+    /// # Errors
+    /// What serde says of bytes that are none.
+    pub fn decode(value: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(value)
+    }
+
+    /// The record's value.
+    pub fn encode(&self) -> Vec<u8> {
+        // Strings and a time: it cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The record's key: of two erasures of the same, the later one covers the earlier one.
+    pub fn key(&self) -> String {
+        let (kind, of) = match &self.scope {
+            Scope::Chat => ("chat", None),
+            Scope::Message { message_id } => ("message", Some(message_id)),
+            Scope::Author { author_hash } => ("author", Some(author_hash)),
+        };
+        serde_json::json!([kind, self.chat_id, of]).to_string()
+    }
+
+    /// Whether a message is among what is erased; its text, its version and its other times do not matter.
+    pub fn covers(&self, message: &Message) -> bool {
+        message.chat_id == self.chat_id
+            && match &self.scope {
+                Scope::Chat => true,
+                Scope::Message { message_id } => message.id == *message_id,
+                Scope::Author { author_hash: erased } => {
+                    message.created_at <= self.erased_at
+                        && message.author.as_ref().is_some_and(|author| author_hash(&self.chat_id, author) == *erased)
+                }
+            }
+    }
+
+    /// Whether an item that nobody understands names what is erased. An author's name is not known here.
+    fn is_named_in(&self, rejected: &Rejected) -> bool {
+        let names = |id: &str| rejected.raw.contains(&serde_json::Value::from(id).to_string());
+        names(&self.chat_id)
+            && match &self.scope {
+                Scope::Chat => true,
+                Scope::Message { message_id } => names(message_id),
+                Scope::Author { .. } => false,
+            }
+    }
+}
+
+/// All erasures, by chat.
+#[derive(Debug, Clone, Default)]
+pub struct ErasureSet(HashMap<String, Vec<Erasure>>);
+
+impl ErasureSet {
+    /// Adds one; an earlier one of the same gives way to it. Gives whether that is news.
+    pub fn insert(&mut self, erasure: Erasure) -> bool {
+        let of_chat = self.0.entry(erasure.chat_id.clone()).or_default();
+        match of_chat.iter_mut().find(|known| known.scope == erasure.scope) {
+            Some(known) if known.erased_at >= erasure.erased_at => false,
+            Some(known) => {
+                *known = erasure;
+                true
+            }
+            None => {
+                of_chat.push(erasure);
+                true
+            }
+        }
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Erasure> {
+        self.0.values().flatten()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a message is among what is erased.
+    pub fn covers_message(&self, message: &Message) -> bool {
+        self.of(&message.chat_id).any(|erasure| erasure.covers(message))
+    }
+
+    /// Whether a whole chat is.
+    pub fn covers_chat(&self, chat: &str) -> bool {
+        self.of(chat).any(|erasure| erasure.scope == Scope::Chat)
+    }
+
+    /// Whether this must not be appended. What says that something is erased may be, always.
+    pub fn bars(&self, record: &Record) -> bool {
+        match record {
+            Record::Message(message) => !message.is_erased() && self.covers_message(message),
+            Record::Chat(chat) => !chat.is_erased() && self.covers_chat(&chat.id),
+            Record::Rejected(rejected) => self.iter().any(|erasure| erasure.is_named_in(rejected)),
+            Record::Marker(_) => false,
+        }
+    }
+
+    fn of(&self, chat: &str) -> impl Iterator<Item = &Erasure> {
+        self.0.get(chat).into_iter().flatten()
+    }
+}

@@ -1,0 +1,160 @@
+//! Erases: for every row of the copy that an erasure covers, the record that nothing is left of it.
+//!
+//! An erasure bars its rows from the log first; what was appended before that is in the copy once the writer has come to
+//! where the log ends then. So one look at the copy after that finds all of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::Record;
+use contract::erasure::{Erasure, Scope};
+use platform::retry;
+
+use crate::append::Appender;
+use crate::erasures::Erasures;
+use crate::region::Region;
+use crate::stored::{Stored, StoredError, has_all};
+use crate::to_log::ToLog;
+
+/// How many rows are read and appended at once.
+pub const PAGE: u32 = 1000;
+/// How often it is looked whether the copy has what was appended before.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a region that stands by leaves the work to the one that polls: what that one appends comes through the mirror.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// The routine.
+pub struct Erase {
+    pub stored: Arc<dyn Stored>,
+    pub appender: Appender,
+    pub to_log: ToLog,
+    pub erasures: Arc<Erasures>,
+    pub region: Arc<Region>,
+}
+
+impl Erase {
+    /// Every erasure once, and those that come while this process leads. Never ends.
+    pub async fn run(&self) {
+        let (mut changes, mut done) = (self.erasures.changes(), HashSet::new());
+        loop {
+            let all: Vec<Erasure> = self.erasures.set().iter().cloned().collect();
+            let open: Vec<Erasure> = all.into_iter().filter(|erasure| !done.contains(erasure)).collect();
+            if open.is_empty() {
+                if changes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                continue;
+            }
+            if !self.region.polls() {
+                tokio::time::sleep(LEAVE).await;
+            }
+            self.everything_stored().await;
+            for erasure in open {
+                let rows = self.patiently(|| self.erase(&erasure)).await;
+                tracing::info!(chat = erasure.chat_id, scope = ?erasure.scope, rows, "erased");
+                done.insert(erasure);
+            }
+        }
+    }
+
+    /// All of them once more: the store may have gone back in time.
+    pub async fn all(&self) {
+        let all: Vec<Erasure> = self.erasures.set().iter().cloned().collect();
+        for erasure in all {
+            let rows = self.patiently(|| self.erase(&erasure)).await;
+            if rows > 0 {
+                tracing::warn!(chat = erasure.chat_id, rows, "erased once more");
+            }
+        }
+    }
+
+    /// Appends what says that nothing is left of what is left; gives how many rows that were.
+    async fn erase(&self, erasure: &Erasure) -> Result<usize, StoredError> {
+        let mut erased = 0;
+        let mut left = Left::of(&*self.stored, erasure);
+        while let Some(rows) = left.next().await? {
+            erased += rows.len();
+            self.appender.append_new(rows, None).await;
+        }
+        metrics::counter!("chat_sync_erased_rows_total").increment(erased as u64);
+        Ok(erased)
+    }
+
+    /// Waits until the copy has what stands in the log now, and what is being appended.
+    async fn everything_stored(&self) {
+        self.appender.finish().await;
+        let mut waits = retry::reconnecting();
+        let ends = loop {
+            match self.to_log.ends().await {
+                Ok(ends) => break ends,
+                Err(_) => tokio::time::sleep(waits.next().unwrap_or(LOOK)).await,
+            }
+        };
+        while !has_all(&self.patiently(|| self.stored.progress()).await, &ends) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, StoredError>>,
+    {
+        let mut waits = retry::reconnecting();
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    tracing::debug!(%error, "erasing waits for the copy");
+                    tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
+                }
+            }
+        }
+    }
+}
+
+/// What the copy still has of an erasure's rows, page by page, as the records that erase them.
+pub struct Left<'a> {
+    stored: &'a dyn Stored,
+    erasure: &'a Erasure,
+    /// Whether the chat itself is still to be looked at.
+    chat: bool,
+    /// The last message that was looked at; `None` when there are no more.
+    after: Option<String>,
+}
+
+impl<'a> Left<'a> {
+    pub fn of(stored: &'a dyn Stored, erasure: &'a Erasure) -> Self {
+        Self { stored, erasure, chat: erasure.scope == Scope::Chat, after: Some(String::new()) }
+    }
+
+    /// The next page, which may be empty; `None` after the last one.
+    ///
+    /// # Errors
+    /// If the copy cannot be read; then the same page may be asked for again.
+    pub async fn next(&mut self) -> Result<Option<Vec<Record>>, StoredError> {
+        if self.chat {
+            let row = self.stored.chat(&self.erasure.chat_id).await?;
+            self.chat = false;
+            return Ok(Some(
+                row.filter(|chat| !chat.is_erased()).map(|chat| Record::Chat(chat.erased())).into_iter().collect(),
+            ));
+        }
+        let Some(after) = &self.after else { return Ok(None) };
+        let rows = match &self.erasure.scope {
+            Scope::Message { message_id } => {
+                let row = self.stored.messages(&self.erasure.chat_id, std::slice::from_ref(message_id)).await?;
+                self.after = None;
+                row.into_iter().filter(|row| !row.is_erased()).collect()
+            }
+            Scope::Chat | Scope::Author { .. } => {
+                let rows = self.stored.unerased(&self.erasure.chat_id, after, PAGE).await?;
+                self.after = rows.last().map(|row| row.id.clone());
+                rows
+            }
+        };
+        Ok(Some(
+            rows.into_iter().filter(|row| self.erasure.covers(row)).map(|row| Record::Message(row.erased())).collect(),
+        ))
+    }
+}

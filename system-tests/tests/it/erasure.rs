@@ -1,0 +1,204 @@
+//! What is erased is gone everywhere, and stays away whatever the source says.
+
+use deadpool_redis::redis::{self, AsyncCommands};
+use platform::eventually;
+use platform::testing::server;
+use sqlx::PgPool;
+use system_tests::browser::Browser;
+use system_tests::metrics;
+use system_tests::pipeline::{Embedded, Options, Pipeline};
+use system_tests::process::{path_of, ready};
+use system_tests::reader::Reader;
+use system_tests::regions::Regions;
+use system_tests::tool::{printed, tool, tool_with, verifies};
+use tokio::process::Command;
+
+/// Runs a tool that must find all well; gives what it says.
+async fn does(pipeline: &Pipeline, arguments: &[&str]) -> String {
+    let output = tool(pipeline, arguments).await;
+    assert!(output.status.success(), "{arguments:?}: {}", printed(&output));
+    printed(&output)
+}
+
+/// A message as it is stored: author, text, and how many versions of it are kept.
+async fn stored(pool: &PgPool, message: &str) -> Option<(Option<String>, Option<String>, i64)> {
+    sqlx::query_as(
+        "SELECT author, text, (SELECT count(*) FROM message_versions v WHERE (v.chat_id, v.id) = (m.chat_id, m.id)) \
+         FROM messages m WHERE id = $1",
+    )
+    .bind(message)
+    .fetch_optional(pool)
+    .await
+    .expect("the copy answers")
+}
+
+/// What the gate keeps of a message.
+async fn in_redis(pipeline: &Pipeline, chat: &str, message: &str) -> String {
+    let url = server("CHAT_SYNC_TEST_REDIS").expect("Redis");
+    let mut redis = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let key = format!("chat-sync{}:{{{chat}}}:m:{message}", pipeline.topic_suffix);
+    redis.get(key).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_erased_and_the_source_does_not_bring_it_back() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let chat = vendor.create_chat("With a secret").await;
+    let (secret, other) = (vendor.post(&chat, "the secret").await, vendor.post(&chat, "nothing of interest").await);
+    vendor.edit(&chat, &secret, "the secret, spelt right").await;
+    let reader = Reader::watch(&pipeline.internal_address);
+    let spelt = Some(Some("the secret, spelt right".to_owned()));
+    eventually!(reader.text(&chat, &secret) == spelt && reader.text(&chat, &other).is_some(), "it is shown");
+    eventually!(stored(&pool, &secret).await.is_some_and(|row| row.2 == 2), "and stored, with its history");
+    assert!(in_redis(&pipeline, &chat, &secret).await.contains("secret"));
+
+    let erase = ["erase", "--chat", &chat, "--message", &secret];
+    let said = does(&pipeline, &[&erase[..], &["--dry-run"]].concat()).await;
+    assert!(said.contains("1 row would be erased; nothing was done"), "{said}");
+    assert!(stored(&pool, &secret).await.is_some_and(|row| row.2 == 2));
+    let said = does(&pipeline, &erase).await;
+    assert!(said.contains("erased 1 row from this copy"), "{said}");
+    assert_eq!(stored(&pool, &secret).await, Some((None, None, 0)));
+    assert_eq!(stored(&pool, &other).await.unwrap().2, 1, "and nothing else");
+    eventually!(reader.text(&chat, &secret) == Some(None), "it is gone from the screen");
+    eventually!(!in_redis(&pipeline, &chat, &secret).await.contains("secret"), "and from the gate");
+    // Whoever comes now, or comes back, is not told either.
+    let late = Reader::watch(&pipeline.internal_address);
+    eventually!(late.text(&chat, &secret) == Some(None), "nor shown to whoever comes later");
+
+    // The next leader knows it before it reads anything.
+    pipeline.synchronizer.kill();
+    vendor.edit(&chat, &secret, "the secret once more").await;
+    pipeline.synchronizer.start_again();
+    ready(&pipeline.synchronizer_address).await;
+    let last = vendor.post(&chat, "behind it").await;
+    eventually!(stored(&pool, &last).await.is_some(), "what comes later is stored");
+    let dropped = metrics::value(&pipeline.synchronizer_address, "chat_sync_erased_dropped_total").await;
+    assert!(dropped >= Some(1.0), "{dropped:?}");
+    assert_eq!(stored(&pool, &secret).await, Some((None, None, 0)));
+    verifies(&pipeline).await;
+    let said = does(&pipeline, &["verify", "--erased"]).await;
+    assert!(said.contains("1 erasures; nothing is left of them in this copy"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_author_is_erased_up_to_now_and_a_chat_for_good() {
+    let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let chats = [vendor.create_chat("Left").await, vendor.create_chat("Not left").await];
+    let mut of_bob = Vec::new();
+    for chat in [&chats[0], &chats[0], &chats[1]] {
+        of_bob.push(vendor.post_as("Bob", chat, "by Bob").await);
+    }
+    let of_ada = vendor.post(&chats[0], "by Ada").await;
+    eventually!(stored(&pool, &of_ada).await.is_some(), "all is stored");
+    let said = does(&pipeline, &["erase", "--chat", &chats[0], "--author", "Bob"]).await;
+    assert!(said.contains("erased 2 rows"), "{said}");
+    for (message, left) in [(&of_bob[0], false), (&of_bob[1], false), (&of_bob[2], true), (&of_ada, true)] {
+        assert_eq!(stored(&pool, message).await.unwrap().1.is_some(), left);
+    }
+    let later = vendor.post_as("Bob", &chats[0], "Bob is back").await;
+    eventually!(stored(&pool, &later).await.is_some_and(|row| row.1.is_some()), "what Bob writes later is his");
+
+    // An older copy is restored: what was erased is erased again, by the round that mends the rest.
+    let harm = format!(
+        "UPDATE messages SET text = 'by Bob', author = 'Bob', deleted = false, \
+         version = '00000001' || substr(version, 9) WHERE id = '{}'",
+        of_bob[0]
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(harm)).execute(&pool).await.unwrap();
+    let left = tool(&pipeline, &["verify", "--erased"]).await;
+    assert_eq!(left.status.code(), Some(1), "{}", printed(&left));
+    assert!(printed(&left).contains("1 rows LEFT"), "{}", printed(&left));
+    does(&pipeline, &["reconcile"]).await;
+    eventually!(stored(&pool, &of_bob[0]).await.is_some_and(|row| row.1.is_none()), "it is erased once more");
+
+    let reader = Reader::watch(&pipeline.internal_address);
+    eventually!(reader.text(&chats[1], &of_bob[2]).is_some(), "the other chat is shown");
+    let said = does(&pipeline, &["erase", "--chat", &chats[1]]).await;
+    assert!(said.contains("erased 2 rows"), "{said}");
+    eventually!(!reader.screen().chats.contains_key(&chats[1]), "it is in no list any more");
+    let after = vendor.post(&chats[1], "written into it later").await;
+    vendor.rename_chat(&chats[1], "Another name").await;
+    let last = vendor.post(&chats[0], "behind it").await;
+    eventually!(stored(&pool, &last).await.is_some(), "what comes later is stored");
+    assert_eq!(stored(&pool, &after).await, None);
+    let title: Option<String> =
+        sqlx::query_scalar("SELECT title FROM chats WHERE id = $1").bind(&chats[1]).fetch_one(&pool).await.unwrap();
+    assert_eq!(title, None);
+    verifies(&pipeline).await;
+    does(&pipeline, &["verify", "--erased"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_open_forgets_what_is_erased() {
+    let Some(browser) = Browser::open().await else { return };
+    let embedded = Embedded::start(&[]);
+    embedded.ready().await;
+    let vendor = embedded.vendor();
+    let chat = vendor.create_chat("With a secret").await;
+    let secret = vendor.post(&chat, "the secret").await;
+    vendor.edit(&chat, &secret, "the secret, spelt right").await;
+    vendor.post(&chat, "nothing of interest").await;
+    browser.show(&embedded.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&secret, "the secret, spelt right").await, "it is shown");
+    browser.run(&format!("document.querySelector('[data-id=\"{secret}\"] .mark').click()")).await;
+    let versions = "return document.getElementById('versions').textContent";
+    eventually!(browser.run(versions).await.as_str().is_some_and(|text| text.contains("secret")), "its history too");
+    let erase = ["erase", "--chat", &chat, "--message", &secret, "--data-dir"];
+    let folder = embedded.file().parent().expect("a folder").to_owned();
+    let erased = Command::new(path_of("chat-sync")).env_clear().args(erase).arg(folder).output().await.unwrap();
+    assert!(erased.status.success(), "{}", printed(&erased));
+    eventually!(browser.shows(&secret, "This message was erased.").await, "the page says so");
+    let page = "return document.body.textContent";
+    eventually!(
+        browser.run(page).await.as_str().is_some_and(|text| !text.contains("secret, spelt")),
+        "and has it nowhere"
+    );
+    browser.pictures("erased").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
+    let Some(regions) = Regions::start(Vec::new()).await else { return };
+    regions.ready().await;
+    let vendor = regions.a.vendor();
+    let [a, b] = [&regions.a.database_url, &regions.b.database_url];
+    let (a, b) = (PgPool::connect(a.expose()).await.unwrap(), PgPool::connect(b.expose()).await.unwrap());
+    let chat = vendor.create_chat("With a secret").await;
+    let secret = vendor.post(&chat, "the secret").await;
+    for pool in [&a, &b] {
+        eventually!(stored(pool, &secret).await.is_some(), "it is in both copies");
+    }
+    // Where nobody polls: the leader of the other region learns of it through the mirror.
+    let names = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    let in_b = [
+        ("DATABASE_URL", regions.b.database_url.expose()),
+        ("CHAT_SYNC_KAFKA", regions.kafka_b.address.as_str()),
+        ("CHAT_SYNC_REGION", "b"),
+        ("CHAT_SYNC_REGIONS", names),
+    ];
+    let said = tool_with(&regions.a, &in_b, &["erase", "--chat", &chat, "--message", &secret]).await;
+    assert!(said.status.success(), "{}", printed(&said));
+    for pool in [&a, &b] {
+        eventually!(stored(pool, &secret).await == Some((None, None, 0)), "it is erased in both");
+    }
+    vendor.edit(&chat, &secret, "the secret once more").await;
+    let last = vendor.post(&chat, "behind it").await;
+    for pool in [&a, &b] {
+        eventually!(stored(pool, &last).await.is_some(), "what comes later is stored");
+        assert_eq!(stored(pool, &secret).await, Some((None, None, 0)));
+    }
+    let in_a = [("CHAT_SYNC_REGIONS", names)];
+    for settings in [&in_a[..], &in_b[..]] {
+        let said = tool_with(&regions.a, settings, &["verify", "--erased"]).await;
+        assert!(said.status.success(), "{}", printed(&said));
+        assert!(printed(&said).contains("1 erasures; nothing is left"), "{}", printed(&said));
+    }
+}

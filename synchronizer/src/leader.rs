@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use contract::{Marker, Record, Timestamp};
 use platform::event_log::LogError;
 use platform::fail_point::fail_point;
-use platform::health::{Check, Health};
 use platform::lifecycle::Stop;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -16,56 +15,20 @@ use crate::agenda::Agenda;
 use crate::append::Appender;
 use crate::budget::Budgeted;
 use crate::checkpoint::{Checkpoint, Marked, Remembered};
-use crate::config::Settings;
 use crate::dead_letters::Retries;
 use crate::erase::Erase;
-use crate::erasures::Erasures;
 use crate::mirror::Mirror;
 use crate::patience::Patience;
 use crate::reconcile::Reconcile;
-use crate::region::Region;
-use crate::source::{Outcome, Page, Source, waits};
+use crate::source::{Outcome, Page, waits};
 use crate::standby::Handover;
-use crate::stored::Stored;
-use crate::to_log::ToLog;
 use crate::translate;
 use crate::turns::{Before, Reason};
+use crate::world::World;
 
 /// How long what one region has appended takes to another at most, for all that is known: what is compared with the source
 /// later than that lacks nothing that is merely on its way.
 const MIRROR: Duration = Duration::from_secs(5);
-
-/// What a leader works with.
-#[derive(Clone)]
-pub struct World {
-    pub settings: Settings,
-    pub source: Arc<dyn Source>,
-    pub stored: Arc<dyn Stored>,
-    pub to_log: ToLog,
-    pub region: Arc<Region>,
-    pub erasures: Arc<Erasures>,
-    pub log_check: Check,
-    pub source_check: Check,
-    pub reconcile_check: Check,
-}
-
-impl World {
-    /// The source within its budget, and the checks.
-    pub fn new(
-        settings: Settings,
-        source: Arc<dyn Source>,
-        stored: Arc<dyn Stored>,
-        to_log: ToLog,
-        log_check: Check,
-        region: Arc<Region>,
-        erasures: Arc<Erasures>,
-        health: &Health,
-    ) -> Self {
-        let source = Arc::new(Budgeted::new(source, settings.source_budget));
-        let (source_check, reconcile_check) = (health.check("source"), health.check("reconcile"));
-        Self { settings, source, stored, to_log, region, erasures, log_check, source_check, reconcile_check }
-    }
-}
 
 /// One term of leadership.
 pub struct Leader {

@@ -28,6 +28,7 @@ pub mod translate;
 pub mod turns;
 pub mod vendor;
 pub mod verify;
+pub mod world;
 
 use std::sync::Arc;
 
@@ -38,14 +39,14 @@ use platform::lifecycle::Stop;
 use platform::retry;
 
 pub use config::{Config, Settings};
-use erasures::Erasures;
-use leader::{Leader, World};
+use leader::Leader;
 use patience::Patience;
 use region::Region;
 use source::Source;
 use standby::{Handover, Standby};
 use stored::Stored;
 use to_log::ToLog;
+use world::World;
 
 /// Polls whenever this process leads, until the stop signal.
 ///
@@ -75,12 +76,11 @@ pub async fn run(
             }
         }
     };
-    let erasures = Arc::new(Erasures::default());
+    let world = World::new(settings, source, stored, to_log, log_check, region, &health);
     let following = tokio::spawn({
-        let (erasures, to_log) = (erasures.clone(), to_log.clone());
+        let World { erasures, to_log, .. } = world.clone();
         async move { erasures.follow(&to_log).await }
     });
-    let world = World::new(settings, source, stored, to_log, log_check, region, erasures, &health);
     while !stop.is_cancelled() {
         for check in [&world.source_check, &world.reconcile_check] {
             check.ready("standby: the leader does it");

@@ -11,9 +11,9 @@ use platform::retry;
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
-use crate::leader::World;
 use crate::seen::Seen;
 use crate::source::Outcome;
+use crate::world::World;
 
 /// How much further back than the source the log is read: what was appended of what a new leader reads again must be
 /// known, and it was appended by somebody whose clock may be a minute wrong.

@@ -98,7 +98,9 @@ impl Checker {
     /// If the vendor's file cannot be read.
     pub async fn the_log_was_lost(&mut self, pipeline: &Pipeline, poison: Vec<&'static str>) {
         let newest = accepted(pipeline).await.into_keys().map(|(_, _, sequence)| sequence).max();
-        self.lost = Lost { sequence: newest.unwrap_or(0), poison };
+        self.lost.sequence = newest.unwrap_or(0);
+        // Of what was in an earlier one the letters are still there.
+        self.lost.poison.extend(poison);
     }
 
     /// Waits until everything has come through, and checks all of it. `poison` are the reasons of the dead letters that

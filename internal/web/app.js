@@ -5,7 +5,7 @@ import { Copy, before, erased } from "./copy.js";
 import * as drawer from "./drawer.js";
 import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
-import { byId, duration } from "./page.js";
+import { announce, byId, duration } from "./page.js";
 import { ask, learn } from "./region.js";
 import * as search from "./search.js";
 import * as session from "./session.js";
@@ -43,7 +43,7 @@ function hear(frame) {
   const shownFrom = copy.floor;
   const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
   const gone = changed.filter(erased);
-  if (gone.length) [drawer, search].forEach((place) => place.forget(gone));
+  if (gone.length) forgetErased(gone);
   if (frame.chat !== open) return;
   if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
   else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
@@ -59,6 +59,13 @@ function forget(chat) {
   waiting = new Map();
   drawer.close();
   thread.open(gone, null);
+}
+
+/** Nothing of these messages stays, wherever this page has it beside the list. */
+function forgetErased(gone) {
+  for (const place of [drawer, search]) place.forget(gone);
+  announce("");
+  keep(viewer, copies);
 }
 
 /** After a reconnect, what was shown before the load is fetched again, before anything disappears. */

@@ -37,9 +37,10 @@ impl Retries {
                 if tried.contains_key(&(retry.digest.clone(), retry.asked_at)) {
                     continue;
                 }
-                let record = again(source, &retry, Timestamp::now());
+                let mut record = again(source, &retry, Timestamp::now());
                 if self.erasures.set().bars(&record) {
-                    continue;
+                    // The writer says so in the letter; else it would be asked for again and again.
+                    record = Record::Rejected(Rejected::new(source, "erased", "it was erased", b""));
                 }
                 match self.to_log.append_retry(&record, &retry.digest).await {
                     Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),

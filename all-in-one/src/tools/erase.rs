@@ -33,6 +33,8 @@ pub struct Args {
     no_wait: bool,
 }
 
+/// Kafka's default of `segment.ms`, in milliseconds: seven days.
+const SEGMENT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long nothing may come of it.
@@ -48,7 +50,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     }
     let to_log = ToLog::open(&world.settings, world.log.clone()).await?;
     to_log.ask_to_erase(&erasure).await?;
-    println!("{what}: asked for; from now on no synchronizer appends any of it");
+    println!("{what}: asked for; no synchronizer that has read this appends any of it any more");
     if no_wait {
         println!("the leading synchronizer erases {before}; `chat-sync verify --erased` tells when that is done");
         return Ok(ExitCode::SUCCESS);
@@ -61,18 +63,25 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() > PATIENCE {
             bail!(
-                "{last} are still there and nothing has come of it for {PATIENCE:?}; does a synchronizer lead? It erases them when one does"
+                "{last} are still there and nothing has come of it for {PATIENCE:?}; it is done when a synchronizer leads and a writer stores"
             );
         }
     }
+    if before.0 == 0 {
+        println!("this copy has no row of it now; what comes from now on is kept out");
+        println!("is the id right? An erasure cannot be taken back");
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("erased {before} from this copy, with their history");
-    println!("the log forgets what it holds of them by {}", forgotten_by(&erasure));
+    println!("Kafka forgets what it holds of them by {}", forgotten_by(&erasure));
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is appended before is gone by then.
+/// What was appended before is gone by then. Kafka deletes whole segments, when their newest record is as old as the
+/// retention; a segment takes records for a week (its `segment.ms`, by default).
 pub fn forgotten_by(erasure: &Erasure) -> Timestamp {
-    Timestamp::from_micros(erasure.erased_at.micros() + RETENTION_MS * 1000).unwrap_or(erasure.erased_at)
+    let kept = (RETENTION_MS + SEGMENT_MS) * 1000;
+    Timestamp::from_micros(erasure.erased_at.micros() + kept).unwrap_or(erasure.erased_at)
 }
 
 fn what(args: &Args) -> String {

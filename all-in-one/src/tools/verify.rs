@@ -99,11 +99,11 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
         if versions > 0 {
             println!("{versions} versions of erased messages are LEFT in the history");
         }
-        println!(
-            "{} erasures; {}",
-            all.len(),
-            if clean { "nothing is left of them in this copy" } else { "something is LEFT" }
-        );
+        let left = if clean { "nothing is left of them in this copy" } else { "something is LEFT" };
+        match all.len() {
+            0 => println!("no erasure was asked for, as far as this log tells"),
+            count => println!("{count} erasures; {left}"),
+        }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -117,9 +117,9 @@ fn print_remains(remains: &Remains<'_>) {
     };
     println!("{} chat {}{what}", erasure.erased_at, erasure.chat_id);
     let log = if *log_forgets_by > Timestamp::now() {
-        format!("the log may hold it until {log_forgets_by}")
+        format!("Kafka may hold it until {log_forgets_by}")
     } else {
-        "the log has forgotten it".to_owned()
+        "Kafka has forgotten it".to_owned()
     };
     let left = if *rows_left == 0 { "no row left".to_owned() } else { format!("{rows_left} rows LEFT") };
     println!("  {left}; {log}");

@@ -50,6 +50,10 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// How often it is looked whether partitions stand still while the log goes on; a client that is deaf is replaced after
 /// three looks. What comes to every partition each second, markers, keeps a healthy one from being asked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// The longest time between two looks, where a new consumer has not helped.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How long the end of a partition is waited for: nothing is polled meanwhile.
+const ASKING: Duration = Duration::from_millis(500);
 /// How often topics and partitions are looked for, where no group does it.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
@@ -98,6 +102,7 @@ impl KafkaReader {
             full: None,
             held: false,
             silence: Silence::default(),
+            patience: LOOK,
         };
         std::thread::Builder::new().name("kafka-reader".into()).spawn(move || thread.run()).map_err(unavailable)?;
         Ok(Self { commands, told, starts: HashMap::new(), generation: 0 })
@@ -183,6 +188,8 @@ struct Thread {
     /// Whether no partition is read because the async side is slow.
     held: bool,
     silence: Silence,
+    /// How long after one look the next one comes.
+    patience: Duration,
 }
 
 /// The async side is gone: the reader was dropped.
@@ -199,7 +206,7 @@ impl Thread {
             }
             if Instant::now() >= look_at {
                 self.listen();
-                look_at = Instant::now() + LOOK;
+                look_at = Instant::now() + self.patience;
             }
             if self.turn().is_err() {
                 break;
@@ -358,14 +365,13 @@ impl Thread {
     /// Replaces a consumer that is deaf.
     fn listen(&mut self) {
         let consumer = &self.consumer;
-        let end = |at: &TopicPartition| {
-            let (_, end) = consumer.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2))?;
-            Ok(u64::try_from(end).unwrap_or_default())
-        };
-        match self.silence.look(&self.started, end) {
-            Ok(None) => {}
-            Ok(Some(at)) => self.begin_anew(&at),
-            Err::<_, KafkaError>(error) => tracing::debug!(%error, "looking for ends"),
+        let deaf = self.silence.look(&self.started, |at| {
+            let ends = consumer.fetch_watermarks(&at.topic, id(at), ASKING);
+            ends.inspect_err(|error| tracing::debug!(%error, %at, "looking for an end")).ok()?.1.try_into().ok()
+        });
+        match deaf {
+            Some(at) => self.begin_anew(&at),
+            None => self.patience = LOOK.max(self.patience.saturating_sub(LOOK)),
         }
     }
 
@@ -376,15 +382,23 @@ impl Thread {
             "the log goes on and nothing of it comes; replacing the consumer"
         );
         metrics::counter!("chat_sync_log_consumers_replaced_total").increment(1);
+        // Where that does not help it is not tried again and again.
+        self.patience = LONGEST.min(self.patience * 2);
         self.settle();
         match self.wanted.consumer() {
             // As the former one is dropped it leaves its group, and says what it gives up.
-            Ok(new) => self.consumer = new,
-            Err(error) => return tracing::error!(%error, "no new consumer"),
+            Ok(new) => {
+                self.consumer = new;
+                self.follow_group();
+                self.stale = self.wanted.sharing == Sharing::All;
+            }
+            Err(error) => {
+                tracing::error!(%error, "no new consumer");
+                // The former one reads again what it was polled for while it settled.
+                self.stale = true;
+            }
         }
-        self.follow_group();
         self.silence.forget();
-        self.stale = self.wanted.sharing == Sharing::All;
     }
 
     fn commit(&self, positions: Vec<(TopicPartition, u64)>) {

@@ -14,11 +14,11 @@ use platform::retry;
 use crate::append::Appender;
 use crate::erasures::Erasures;
 use crate::region::Region;
-use crate::stored::{Stored, StoredError, has_all};
+use crate::stored::{Stored, StoredError, has_all, patiently};
 use crate::to_log::ToLog;
 
 /// How many rows are read and appended at once.
-pub const PAGE: u32 = 1000;
+const PAGE: u32 = 1000;
 /// How often it is looked whether the copy has what was appended before.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a region that stands by leaves the work to the one that polls: what that one appends comes through the mirror.
@@ -51,7 +51,7 @@ impl Erase {
             }
             self.everything_stored().await;
             for erasure in open {
-                let rows = self.patiently(|| self.erase(&erasure)).await;
+                let rows = self.erase(&erasure).await;
                 tracing::info!(chat = erasure.chat_id, scope = ?erasure.scope, rows, "erased");
                 done.insert(erasure);
             }
@@ -62,15 +62,14 @@ impl Erase {
     pub async fn all(&self) {
         let all: Vec<Erasure> = self.erasures.set().iter().cloned().collect();
         for erasure in all {
-            let rows = self.patiently(|| self.erase(&erasure)).await;
+            let rows = self.erase(&erasure).await;
             if rows > 0 {
                 tracing::warn!(chat = erasure.chat_id, rows, "erased once more");
             }
         }
     }
 
-    /// Appends what says that nothing is left of what is left; gives how many rows that were.
-    async fn erase(&self, erasure: &Erasure) -> Result<usize, StoredError> {
+    async fn try_to_erase(&self, erasure: &Erasure) -> Result<usize, StoredError> {
         let mut erased = 0;
         let mut left = Left::of(&*self.stored, erasure);
         while let Some(rows) = left.next().await? {
@@ -92,25 +91,15 @@ impl Erase {
                 Err(_) => tokio::time::sleep(waits.next().unwrap_or(LOOK)).await,
             }
         };
-        while !has_all(&self.patiently(|| self.stored.progress()).await, &ends) {
+        let tell = |error| tracing::debug!(%error, "erasing waits for the copy");
+        while !has_all(&patiently(|| self.stored.progress(), tell).await, &ends) {
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> T
-    where
-        F: Future<Output = Result<T, StoredError>>,
-    {
-        let mut waits = retry::reconnecting();
-        loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => {
-                    tracing::debug!(%error, "erasing waits for the copy");
-                    tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
-                }
-            }
-        }
+    /// What the copy has of it goes, however long the copy takes to answer; gives how many rows that were.
+    async fn erase(&self, erasure: &Erasure) -> usize {
+        patiently(|| self.try_to_erase(erasure), |error| tracing::debug!(%error, "erasing waits for the copy")).await
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use contract::{Record, Row, Timestamp, Version};
 use platform::health::Check;
-use platform::retry;
 use tokio::sync::watch;
 
 use crate::agenda::{Agenda, Round, SLOW};
@@ -17,7 +16,7 @@ use crate::append::Appender;
 use crate::compare::{Difference, deletion, difference, is_living};
 use crate::erase::Erase;
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
-use crate::stored::{Stored, StoredError, has_all};
+use crate::stored::{Stored, StoredError, has_all, patiently};
 use crate::to_log::ToLog;
 use crate::translate::{self, Kind};
 
@@ -297,16 +296,7 @@ impl Reconcile {
     where
         F: Future<Output = Result<T, StoredError>>,
     {
-        let mut waits = retry::reconnecting();
-        loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => {
-                    self.check.ready(format!("waiting: {error}"));
-                    tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
-                }
-            }
-        }
+        patiently(ask, |error| self.check.ready(format!("waiting: {error}"))).await
     }
 }
 

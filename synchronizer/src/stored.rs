@@ -1,10 +1,12 @@
 //! The copy, as the synchronizer reads it: what is stored already, and what operators ask for. It never writes there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
+use platform::retry;
 
 /// The copy cannot be read now.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,23 @@ pub struct Request {
 /// Whether a store with this progress has everything below these ends.
 pub fn has_all(progress: &BTreeMap<TopicPartition, u64>, ends: &BTreeMap<TopicPartition, u64>) -> bool {
     ends.iter().all(|(at, end)| *end == 0 || progress.get(at).is_some_and(|applied| applied >= end))
+}
+
+/// Asks the copy as long as it takes; `tell` is told each time why it does not answer.
+pub async fn patiently<T, F>(ask: impl Fn() -> F, tell: impl Fn(StoredError)) -> T
+where
+    F: Future<Output = Result<T, StoredError>>,
+{
+    let mut waits = retry::reconnecting();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                tell(error);
+                tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+            }
+        }
+    }
 }
 
 /// The copy.

@@ -31,10 +31,9 @@ pub struct ToLog {
     log: Arc<dyn EventLog>,
     topics: Topics,
     changes: Arc<str>,
-    /// The other regions' changes as they are called here.
+    /// The other regions' changes, and their erasures, as they are called here.
     mirrored: Vec<String>,
-    /// The own erasures, and those of the other regions as they are called here.
-    erasures: Vec<String>,
+    mirrored_erasures: Vec<String>,
     source: String,
     region: String,
     partitions: u32,
@@ -65,7 +64,7 @@ impl ToLog {
         let to_log = Self {
             changes: topics.changes.as_str().into(),
             mirrored: settings.mirrored(&topics.changes).collect(),
-            erasures: std::iter::once(topics.erasures.clone()).chain(settings.mirrored(&topics.erasures)).collect(),
+            mirrored_erasures: settings.mirrored(&topics.erasures).collect(),
             log,
             topics,
             source: settings.source.clone(),
@@ -103,8 +102,12 @@ impl ToLog {
 
     /// The changes topics that are there: the own one, and those that are mirrored.
     async fn changes(&self) -> Result<Vec<&str>, LogError> {
-        let mut there = vec![self.topics.changes.as_str()];
-        for topic in &self.mirrored {
+        self.there(&self.topics.changes, &self.mirrored).await
+    }
+
+    async fn there<'a>(&self, own: &'a str, mirrored: &'a [String]) -> Result<Vec<&'a str>, LogError> {
+        let mut there = vec![own];
+        for topic in mirrored {
             if self.log.partitions(topic).await?.is_some() {
                 there.push(topic);
             }
@@ -116,24 +119,22 @@ impl ToLog {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
-        let mut ends = BTreeMap::new();
-        for topic in self.changes().await? {
-            ends.extend(self.ends_of(topic).await?);
-        }
-        Ok(ends)
+    pub async fn ends(&self) -> Result<Positions, LogError> {
+        self.ends_of_all(self.changes().await?).await
     }
 
-    /// The ends of the erasures that hold something, mirrored ones too.
+    /// The same of the erasures.
     ///
     /// # Errors
     /// [`LogError`].
     pub async fn erasure_ends(&self) -> Result<Positions, LogError> {
+        self.ends_of_all(self.there(&self.topics.erasures, &self.mirrored_erasures).await?).await
+    }
+
+    async fn ends_of_all(&self, topics: Vec<&str>) -> Result<Positions, LogError> {
         let mut ends = Positions::new();
-        for topic in &self.erasures {
-            if self.log.partitions(topic).await?.is_some() {
-                ends.extend(self.ends_of(topic).await?);
-            }
+        for topic in topics {
+            ends.extend(self.ends_of(topic).await?);
         }
         Ok(ends)
     }
@@ -174,12 +175,12 @@ impl ToLog {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn checkpoint_ends(&self) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+    pub async fn checkpoint_ends(&self) -> Result<Positions, LogError> {
         self.ends_of(&self.topics.checkpoints).await
     }
 
     /// Only of partitions that hold something: what retention has emptied nobody can read up to its end.
-    async fn ends_of(&self, topic: &str) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+    async fn ends_of(&self, topic: &str) -> Result<Positions, LogError> {
         let offsets = self.log.offsets(topic).await?.into_iter().filter(|(_, held)| held.start < held.end);
         Ok(offsets.map(|(partition, held)| (TopicPartition::new(topic, partition), held.end)).collect())
     }
@@ -189,7 +190,7 @@ impl ToLog {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn since(&self, since_ms: i64) -> Result<BTreeMap<TopicPartition, u64>, LogError> {
+    pub async fn since(&self, since_ms: i64) -> Result<Positions, LogError> {
         let mut since = BTreeMap::new();
         for topic in self.changes().await? {
             let offsets = self.log.since(topic, since_ms).await?;

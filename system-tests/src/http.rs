@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 
-/// A client of this process; what it asks may take as long as it does.
+/// A client; what it asks may take as long as it does.
 ///
 /// # Panics
 /// If none can be made.
 pub fn client() -> Client {
-    platform::tls::provide();
-    Client::new()
+    builder().build().expect("a client")
 }
 
 /// One that gives up after so long.
@@ -18,8 +17,14 @@ pub fn client() -> Client {
 /// # Panics
 /// If none can be made.
 pub fn client_within(limit: Duration) -> Client {
+    builder().timeout(limit).build().expect("a client")
+}
+
+/// Without the machine's certificates: reading them takes longer than most of what is asked, and clients cannot be shared,
+/// since a connection that is kept belongs to one test's runtime.
+fn builder() -> ClientBuilder {
     platform::tls::provide();
-    Client::builder().timeout(limit).build().expect("a client")
+    Client::builder().tls_certs_only([])
 }
 
 /// # Errors

@@ -45,34 +45,38 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let (what, erasure) = (what(&args), erasure(args));
     let before = left(&*world.stored, &erasure).await?;
     if dry_run {
-        println!("{what}: {before} would be erased; nothing was done");
+        println!("{what}: {} would be erased; nothing was done", rows(before));
         return Ok(ExitCode::SUCCESS);
     }
     let to_log = ToLog::open(&world.settings, world.log.clone()).await?;
     to_log.ask_to_erase(&erasure).await?;
     println!("{what}: asked for; no synchronizer that has read this appends any of it any more");
     if no_wait {
-        println!("the leading synchronizer erases {before}; `chat-sync verify --erased` tells when that is done");
+        println!(
+            "the leading synchronizer erases {}; `chat-sync verify --erased` tells when that is done",
+            rows(before)
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let (mut last, mut since) = (before, Instant::now());
-    while last.0 > 0 {
+    while last > 0 {
         tokio::time::sleep(LOOK).await;
         let now = left(&*world.stored, &erasure).await?;
-        if now.0 != last.0 {
+        if now != last {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() > PATIENCE {
             bail!(
-                "{last} are still there and nothing has come of it for {PATIENCE:?}; it is done when a synchronizer leads and a writer stores"
+                "{} are still there and nothing has come of it for {PATIENCE:?}; it is done when a synchronizer leads and a writer stores",
+                rows(last)
             );
         }
     }
-    if before.0 == 0 {
+    if before == 0 {
         println!("this copy has no row of it now; what comes from now on is kept out");
         println!("is the id right? An erasure cannot be taken back");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("erased {before} from this copy, with their history");
+    println!("erased {} from this copy, with their history", rows(before));
     println!("Kafka forgets what it holds of them by {}", forgotten_by(&erasure));
     Ok(ExitCode::SUCCESS)
 }
@@ -102,22 +106,18 @@ fn erasure(args: Args) -> Erasure {
     Erasure { chat_id: args.chat, scope, erased_at: Timestamp::now() }
 }
 
-/// How many rows the copy still has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rows(pub u64);
-
-impl std::fmt::Display for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} row{}", self.0, if self.0 == 1 { "" } else { "s" })
-    }
+fn rows(count: u64) -> String {
+    format!("{count} row{}", if count == 1 { "" } else { "s" })
 }
 
+/// How many rows the copy still has.
+///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Rows> {
-    let (mut left, mut rows) = (Left::of(stored, erasure), 0);
+pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<u64> {
+    let (mut left, mut count) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
-        rows += page.len() as u64;
+        count += page.len() as u64;
     }
-    Ok(Rows(rows))
+    Ok(count)
 }

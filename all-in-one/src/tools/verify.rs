@@ -86,7 +86,7 @@ struct Remains<'a> {
 async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     for erasure in erasures.iter() {
-        let rows_left = left(&*world.stored, erasure).await?.0;
+        let rows_left = left(&*world.stored, erasure).await?;
         all.push(Remains { erasure, rows_left, log_forgets_by: forgotten_by(erasure) });
     }
     all.sort_by_key(|remains| (remains.erasure.erased_at, remains.erasure.key()));

@@ -404,6 +404,26 @@ fn v1_progress_in_a_log_that_was_replaced_hides_nothing_of_the_new_one() {
 }
 
 #[test]
+fn what_was_erased_is_in_no_load_however_late_another_log_brings_it() {
+    let mut world = world(2, 0);
+    let text = row("c", "m", &version(1));
+    let erased = ShownMessage { text: None, ..row("c", "m", &format!("ffffffff{}", &version(1)[8..])) };
+    let later = [row("c", "x", &version(3)), row("c", "y", &version(4))];
+    for row in [&text, &erased, &later[0], &later[1]] {
+        world.arrive(row);
+    }
+    // The ring has only what came last, and so has the load; the mirror was away.
+    let mirrored = TopicPartition::new("b.chat-changes", 0);
+    world.hub.begin_partition(mirrored.clone(), 0, 0);
+    world.hub.append([(mirrored, 0, Fingerprint::default(), Item::Message(text))]);
+    world.sent();
+    world.hub.begin_load(world.browser, "c");
+    let snapshot = world.snapshot(&[&later[0], &later[1]], 4);
+    assert_eq!(world.hub.finish_load(world.browser, "c", snapshot), Loaded::Complete);
+    assert_eq!(world.sent()[0].1, versions(&[&later[0], &later[1]]));
+}
+
+#[test]
 fn a_partition_that_begins_anew_has_its_watchers_load_again() {
     let mut world = world(100, 0);
     world.hub.begin_load(world.browser, "c");

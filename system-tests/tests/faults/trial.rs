@@ -1,6 +1,6 @@
 //! A pipeline under load with several synchronizers and writers, and everything that is checked at its end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use platform::config::Secret;
 use platform::eventually;
@@ -160,19 +160,19 @@ impl Trial {
         self.flow.as_ref().map_or(0, Flow::posted)
     }
 
-    /// People write for another second and what they write is seen. One message alone says nothing: where a pod begins
-    /// anew, browsers load their chats again, and by then it may stand further up than a load reaches.
+    /// People write for another second and what they write is seen. Where a pod began anew meanwhile, browsers load their
+    /// chats again; what stands further up than a load reaches they fetch, as pages do.
     pub async fn goes_on(&self) {
         self.writes(RATE).await;
-        let (vendor, chat) = (self.vendor(), &self.chats[0]);
-        let (mut ids, mut last) = (Vec::new(), None::<Instant>);
+        let (reader, chat) = (&self.readers[0], &self.chats[0]);
+        let loads = reader.loads();
+        let id = self.vendor().post(chat, "this one is seen").await;
         eventually!(
             {
-                if last.is_none_or(|last| last.elapsed() > Duration::from_secs(1)) {
-                    ids.push(vendor.post(chat, "one of these is seen").await);
-                    last = Some(Instant::now());
+                if reader.loads() > loads {
+                    reader.scroll_to_the_beginning().await;
                 }
-                ids.iter().any(|id| self.readers[0].text(chat, id).is_some())
+                reader.text(chat, &id).is_some()
             },
             "what is written is seen"
         );

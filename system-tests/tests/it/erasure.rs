@@ -115,6 +115,10 @@ async fn an_author_is_erased_up_to_now_and_a_chat_for_good() {
     let left = tool(&pipeline, &["verify", "--erased"]).await;
     assert_eq!(left.status.code(), Some(1), "{}", printed(&left));
     assert!(printed(&left).contains("1 rows LEFT"), "{}", printed(&left));
+    let differs = tool(&pipeline, &["verify", "--allow-lag", "1s"]).await;
+    assert_eq!(differs.status.code(), Some(1), "{}", printed(&differs));
+    let named = format!("message {} was to be erased and is in the copy", of_bob[0]);
+    assert!(printed(&differs).contains(&named), "{}", printed(&differs));
     does(&pipeline, &["reconcile"]).await;
     eventually!(stored(&pool, &of_bob[0]).await.is_some_and(|row| row.1.is_none()), "it is erased once more");
 

@@ -72,7 +72,7 @@ async fn an_open_page_moves_to_another_region_and_shows_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_is_asked_by_pages_of_the_regions_and_by_no_others() {
     let Some((_pipeline, _there, [a, b])) = two_regions().await else { return };
-    let client = reqwest::Client::new();
+    let client = system_tests::http::client();
     let url = format!("http://{b}/api/regions");
     let told: Value = client.get(&url).send().await.unwrap().json().await.unwrap();
     let [at_a, at_b] = [("a", &a), ("b", &b)].map(|(name, at)| json!({ "name": name, "url": format!("http://{at}") }));

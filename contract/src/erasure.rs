@@ -112,10 +112,6 @@ impl ErasureSet {
         self.0.values().flatten()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether a message is among what is erased.
     pub fn covers_message(&self, message: &Message) -> bool {
         self.of(&message.chat_id).any(|erasure| erasure.covers(message))

@@ -45,6 +45,14 @@ pub struct Finished {
     pub request: i64,
 }
 
+fn verified_through(at: Timestamp) {
+    metrics::gauge!("chat_sync_verified_through").set(at.micros() as f64 / 1e6);
+}
+
+fn drift_messages(appended: u64) {
+    metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
+}
+
 /// The reason of rounds that nobody asked for.
 pub const SLOW: &str = "slow";
 
@@ -80,6 +88,12 @@ impl Agenda {
     /// With what the last leader left; `held` if the feed is still to be read from its beginning.
     pub fn new(state: State, held: bool) -> Self {
         let held = held && state.round.as_ref().is_some_and(|round| round.gap);
+        if let Some(last) = &state.last {
+            verified_through(last.began_at);
+        }
+        if let Some(drift) = state.drift {
+            drift_messages(drift);
+        }
         Self { shared: Mutex::new(Shared { state, number: 0, held }), changed: Notify::new() }
     }
 
@@ -184,12 +198,12 @@ impl Agenda {
         tracing::info!(reason, chats, appended, "reconciled");
         shared.state.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended, request });
         shared.state.round = None;
-        metrics::gauge!("chat_sync_verified_through").set(asked_at.micros() as f64 / 1e6);
+        verified_through(asked_at);
         if gap {
             shared.begin(SLOW, false);
         } else {
             shared.state.drift = Some(appended);
-            metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
+            drift_messages(appended);
         }
         true
     }

@@ -81,8 +81,8 @@ impl Appender {
 
     fn drop_erased(&self, records: &mut Vec<Record>) {
         let (all, erasures) = (records.len(), self.erasures.set());
-        if !erasures.is_empty() {
-            records.retain(|record| !erasures.bars(record));
+        records.retain(|record| !erasures.bars(record));
+        if records.len() < all {
             metrics::counter!("chat_sync_erased_dropped_total").increment((all - records.len()) as u64);
         }
     }

@@ -44,7 +44,9 @@ impl Shared {
 impl Region {
     pub fn new(rules: Rules, check: Check) -> Self {
         check.ready("stands by: another leads here");
-        Self { rules, check, since: Instant::now(), shared: Mutex::default() }
+        let region = Self { rules, check, since: Instant::now(), shared: Mutex::default() };
+        region.tell(false);
+        region
     }
 
     /// Whether there are others.
@@ -147,15 +149,20 @@ impl Region {
     /// Nobody leads here any more, or not this process.
     pub fn leave(&self) {
         self.lock().polls = false;
-        metrics::gauge!("chat_sync_region_polls").set(0.0);
+        self.tell(false);
         self.check.ready("stands by: another leads here");
+    }
+
+    fn tell(&self, polls: bool) {
+        let gauge = metrics::gauge!("chat_sync_region_polls", "region" => self.rules.region.clone());
+        gauge.set(f64::from(u8::from(polls)));
     }
 
     /// Every change is one line and one metric.
     fn turn(&self, polls: bool, reason: Reason, more: String) {
         self.lock().polls = polls;
         let to = if polls { "polls" } else { "stands_by" };
-        metrics::gauge!("chat_sync_region_polls").set(f64::from(u8::from(polls)));
+        self.tell(polls);
         metrics::counter!("chat_sync_region_turns_total", "to" => to, "reason" => reason.name()).increment(1);
         let reason = reason.name();
         tracing::info!(region = self.rules.region, to, reason, "the region's turn{more}");

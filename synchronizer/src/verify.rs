@@ -1,7 +1,8 @@
-//! The proof of completeness: source and copy, chat by chat, by count and digest, and row by row where they differ.
+//! The proof of completeness: the source and one copy or several, chat by chat, by count and digest, and row by row where
+//! they differ.
 //!
-//! What the source has is read first, then the copy once more, so that a row which is merely on its way is not called
-//! a difference; what still differs is looked at again until the lag that is allowed has passed.
+//! What the source has is read first, once for all copies, then the copies once more, so that a row which is merely on its
+//! way is not called a difference; what still differs is looked at again until the lag that is allowed has passed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use contract::erasure::ErasureSet;
 use contract::{Chat, Record, Timestamp, Version};
 use futures::StreamExt;
+use futures::future::try_join_all;
 use futures::stream;
 use serde::Serialize;
 
@@ -57,8 +59,8 @@ pub struct Compared {
     pub differences: Vec<Difference>,
 }
 
-/// What came of it.
-#[derive(Debug, Default, Serialize)]
+/// What came of it in one copy.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     pub chats: u64,
     /// At the source, in chats that are not deleted.
@@ -72,9 +74,10 @@ pub struct Report {
 #[derive(Clone)]
 pub struct Verify {
     pub source: Arc<dyn Source>,
-    pub stored: Arc<dyn Stored>,
+    /// At least one.
+    pub copies: Vec<Arc<dyn Stored>>,
     pub source_name: String,
-    /// What is not to be in the copy.
+    /// What is not to be in a copy.
     pub erasures: ErasureSet,
     /// How long a change may be on its way.
     pub lag: Duration,
@@ -83,81 +86,84 @@ pub struct Verify {
 }
 
 impl Verify {
-    /// Compares everything.
+    /// Compares everything; gives a report for each copy.
     ///
     /// # Errors
-    /// If source or copy do not answer within the lag that is allowed.
-    pub async fn run(&self) -> anyhow::Result<Report> {
-        let (mut report, living) = self.all_chats().await?;
-        let all = living.len() as u64;
+    /// If the source or a copy does not answer within the lag that is allowed.
+    pub async fn run(&self) -> anyhow::Result<Vec<Report>> {
+        let (mut reports, living) = self.all_chats().await?;
+        let (mut done, all) = (0, living.len() as u64);
         let mut compared = stream::iter(living.iter()).map(|chat| self.patiently(chat)).buffer_unordered(AT_ONCE);
         while let Some(chat) = compared.next().await {
             let (id, compared) = chat?;
-            report.chats += 1;
-            report.messages += compared.source.count;
-            report.explained += compared.explained.len() as u64;
-            if !compared.differences.is_empty() {
-                let entry = report.differing.entry(id).or_default();
-                let of_the_chat = std::mem::take(&mut entry.differences);
-                *entry = compared;
-                entry.differences.splice(0..0, of_the_chat);
+            for (report, compared) in reports.iter_mut().zip(compared) {
+                report.take(&id, compared);
             }
-            (self.progress)(report.chats, all);
+            done += 1;
+            (self.progress)(done, all);
         }
-        Ok(report)
+        Ok(reports)
     }
 
     /// The chats themselves; gives those that are alive at the source, with their titles.
-    async fn all_chats(&self) -> anyhow::Result<(Report, Vec<(String, Option<String>)>)> {
+    async fn all_chats(&self) -> anyhow::Result<(Vec<Report>, Vec<(String, Option<String>)>)> {
         let until = Instant::now() + self.lag;
         loop {
-            let before = self.stored.chats().await?;
+            let before = self.chats().await?;
             let served = self.served_chats().await?;
-            let after = self.stored.chats().await?;
-            let (mut report, mut living, mut there) = (Report::default(), Vec::new(), HashSet::new());
-            for (id, record) in &served {
-                there.extend(id.clone());
-                match record {
-                    Record::Chat(chat) => {
-                        if !chat.stamp.deleted {
-                            living.push((chat.id.clone(), chat.title.clone()));
-                        }
-                        let version = |chats: &BTreeMap<String, Chat>| chats.get(&chat.id).map(Chat::expected_version);
-                        let (earlier, later) = (version(&before), version(&after));
-                        let barred = self.erasures.bars(record);
-                        if let Some(difference) = judge(None, &chat.version, earlier.as_ref(), later.as_ref(), barred) {
-                            note(&mut report, &chat.id, difference);
-                        }
-                    }
-                    record => {
-                        let how = How::NotUnderstood;
-                        let explained = self.erasures.bars(record)
-                            || !self.explained(std::slice::from_ref(record)).await?.is_empty();
-                        let difference = Difference { message: None, how, source: None, copy: None };
-                        // It is there all the same, and what is in it is compared.
-                        living.extend(id.clone().map(|id| (id, None)));
-                        if !explained {
-                            note(&mut report, id.as_deref().unwrap_or("a chat without an id"), difference);
-                        }
-                    }
-                }
+            let after = self.chats().await?;
+            let mut reports = Vec::new();
+            for (copy, (before, after)) in self.copies.iter().zip(before.iter().zip(&after)) {
+                reports.push(self.chats_of(&**copy, &served, before, after).await?);
             }
-            // Those that were in the copy before the source was asked.
-            for chat in before.into_values().filter(|chat| !there.contains(&chat.id) && !chat.stamp.deleted) {
-                let (how, copy) = (How::NotAtTheSource, Some(chat.version));
-                note(&mut report, &chat.id, Difference { message: None, how, source: None, copy });
-            }
-            if report.differing.is_empty() || Instant::now() >= until {
+            if reports.iter().all(|report| report.differing.is_empty()) || Instant::now() >= until {
+                let mut living: Vec<_> = served.into_iter().filter_map(living).collect();
                 living.sort();
-                return Ok((report, living));
+                return Ok((reports, living));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
+    /// What each copy has of the chats themselves.
+    async fn chats(&self) -> anyhow::Result<Vec<BTreeMap<String, Chat>>> {
+        Ok(try_join_all(self.copies.iter().map(|copy| copy.chats())).await?)
+    }
+
+    /// The chats that were served next to what a copy had before, and after.
+    async fn chats_of(
+        &self,
+        copy: &dyn Stored,
+        served: &[(Option<String>, Record)],
+        before: &BTreeMap<String, Chat>,
+        after: &BTreeMap<String, Chat>,
+    ) -> anyhow::Result<Report> {
+        let mut report = Report::default();
+        for (id, record) in served {
+            let barred = self.erasures.bars(record);
+            if let Record::Chat(chat) = record {
+                let version = |chats: &BTreeMap<String, Chat>| chats.get(&chat.id).map(Chat::expected_version);
+                let (earlier, later) = (version(before), version(after));
+                if let Some(difference) = judge(None, &chat.version, earlier.as_ref(), later.as_ref(), barred) {
+                    report.note(&chat.id, difference);
+                }
+            } else if !barred && explained(copy, std::slice::from_ref(record)).await?.is_empty() {
+                let difference = Difference { message: None, how: How::NotUnderstood, source: None, copy: None };
+                report.note(id.as_deref().unwrap_or("a chat without an id"), difference);
+            }
+        }
+        let there: HashSet<_> = served.iter().filter_map(|(id, _)| id.as_ref()).collect();
+        // Those that were in the copy before the source was asked.
+        for chat in before.values().filter(|chat| !there.contains(&chat.id) && !chat.stamp.deleted) {
+            let (how, copy) = (How::NotAtTheSource, Some(chat.version.clone()));
+            report.note(&chat.id, Difference { message: None, how, source: None, copy });
+        }
+        Ok(report)
+    }
+
     /// Compares a chat until it is equal, or a difference has lasted as long as a change may be on its way. A chat in
     /// which rows are always on their way, but none for so long, does not differ.
-    async fn patiently(&self, chat: &(String, Option<String>)) -> anyhow::Result<(String, Compared)> {
+    async fn patiently(&self, chat: &(String, Option<String>)) -> anyhow::Result<(String, Vec<Compared>)> {
         let (id, title) = chat;
         let (started, mut since) = (Instant::now(), HashMap::new());
         loop {
@@ -165,18 +171,20 @@ impl Verify {
             match self.chat(id).await {
                 Ok(mut compared) => {
                     let now = Instant::now();
-                    let key = |difference: &Difference| (difference.message.clone(), difference.how);
                     let before = std::mem::take(&mut since);
-                    since = compared
-                        .differences
-                        .iter()
-                        .map(key)
-                        .map(|key| (key.clone(), *before.get(&key).unwrap_or(&now)))
-                        .collect();
-                    let lasting = |difference: &Difference| now.duration_since(since[&key(difference)]) >= self.lag;
-                    if compared.differences.is_empty() || compared.differences.iter().any(lasting) || late {
-                        compared.differences.retain(lasting);
-                        return Ok((id.clone(), Compared { title: title.clone(), ..compared }));
+                    since = keys(&compared).map(|key| (key.clone(), *before.get(&key).unwrap_or(&now))).collect();
+                    let lasting = |key: &Key| now.duration_since(since[key]) >= self.lag;
+                    // Of each copy it is known: nothing differs, or something has for long enough.
+                    let known = |copy| {
+                        let mut of_it = since.keys().filter(|key| key.0 == copy).peekable();
+                        of_it.peek().is_none() || of_it.any(lasting)
+                    };
+                    if (0..compared.len()).all(known) || late {
+                        for (copy, compared) in compared.iter_mut().enumerate() {
+                            compared.title.clone_from(title);
+                            compared.differences.retain(|difference| lasting(&key(copy, difference)));
+                        }
+                        return Ok((id.clone(), compared));
                     }
                 }
                 Err(error) if late => return Err(error.context(format!("chat {id}"))),
@@ -186,53 +194,41 @@ impl Verify {
         }
     }
 
-    async fn chat(&self, chat: &str) -> anyhow::Result<Compared> {
-        let before = self.stored.versions(chat).await?;
-        let mut compared = Compared::default();
-        for (id, version) in &before {
-            compared.copy.add(id, version);
-        }
-        let (mut there, mut suspects, mut at) = (HashSet::new(), Vec::new(), Some(ListAt::messages(chat)));
+    /// A chat of the source next to each copy's.
+    async fn chat(&self, chat: &str) -> anyhow::Result<Vec<Compared>> {
+        let versions = try_join_all(self.copies.iter().map(|copy| copy.versions(chat))).await?;
+        let mut sides: Vec<Side> = versions.into_iter().map(Side::new).collect();
+        let (mut there, mut at) = (HashSet::new(), Some(ListAt::messages(chat)));
         while let Some(place) = at {
             let page = self.page(&place).await?;
             for (id, record) in self.translated(&page, Kind::Message) {
                 there.extend(id.clone());
-                if let Record::Message(message) = &record
-                    && !self.erasures.bars(&record)
-                {
-                    compared.source.add(&message.id, &message.version);
-                    if before.get(&message.id).is_some_and(|stored| same(stored, &message.version)) {
-                        continue;
-                    }
+                let barred = self.erasures.bars(&record);
+                for side in &mut sides {
+                    side.see(id.as_ref(), &record, barred);
                 }
-                suspects.push((id, record));
             }
             at = page.next;
         }
-        if compared.source != compared.copy || !suspects.is_empty() {
-            let after = self.stored.versions(chat).await?;
-            self.judge_all(suspects, &before, &after, &mut compared).await?;
-            let gone = before.iter().filter(|(id, version)| !there.contains(*id) && is_living(version));
-            compared.differences.extend(gone.map(|(id, version)| Difference {
-                message: Some(id.clone()),
-                how: How::NotAtTheSource,
-                source: None,
-                copy: Some(version.clone()),
-            }));
-            compared.differences.sort_by(|a, b| (&a.message, a.how).cmp(&(&b.message, b.how)));
-        }
-        Ok(compared)
+        let judged = self.copies.iter().zip(sides).map(|(copy, side)| self.judged(chat, &**copy, side, &there));
+        try_join_all(judged).await
     }
 
-    async fn judge_all(
+    /// What differs in a copy, once what the source has was seen.
+    async fn judged(
         &self,
-        suspects: Vec<(Option<String>, Record)>,
-        before: &HashMap<String, Version>,
-        after: &HashMap<String, Version>,
-        compared: &mut Compared,
-    ) -> anyhow::Result<()> {
+        chat: &str,
+        copy: &dyn Stored,
+        side: Side,
+        there: &HashSet<String>,
+    ) -> anyhow::Result<Compared> {
+        let Side { before, mut compared, suspects } = side;
+        if compared.source == compared.copy && suspects.is_empty() {
+            return Ok(compared);
+        }
+        let after = copy.versions(chat).await?;
         let records: Vec<Record> = suspects.iter().map(|(_, record)| record.clone()).collect();
-        let explained = self.explained(&records).await?;
+        let explained = explained(copy, &records).await?;
         for (id, record) in suspects {
             let barred = self.erasures.bars(&record);
             let difference = match &record {
@@ -250,12 +246,15 @@ impl Verify {
                 compared.differences.push(difference);
             }
         }
-        Ok(())
-    }
-
-    async fn explained(&self, records: &[Record]) -> anyhow::Result<HashSet<String>> {
-        let digests: Vec<String> = records.iter().map(Record::letter_digest).collect();
-        Ok(if digests.is_empty() { HashSet::new() } else { self.stored.dead_letters(&digests).await? })
+        let gone = before.iter().filter(|(id, version)| !there.contains(*id) && is_living(version));
+        compared.differences.extend(gone.map(|(id, version)| Difference {
+            message: Some(id.clone()),
+            how: How::NotAtTheSource,
+            source: None,
+            copy: Some(version.clone()),
+        }));
+        compared.differences.sort_by(|a, b| (&a.message, a.how).cmp(&(&b.message, b.how)));
+        Ok(compared)
     }
 
     /// Every chat of the source, each with its id as far as that can be read.
@@ -314,6 +313,78 @@ fn judge(
     Some(Difference { message, how, source: Some(source.clone()), copy: after.cloned() })
 }
 
-fn note(report: &mut Report, chat: &str, difference: Difference) {
-    report.differing.entry(chat.to_owned()).or_default().differences.push(difference);
+/// Which of these records are dead letters in the copy, by digest.
+async fn explained(copy: &dyn Stored, records: &[Record]) -> anyhow::Result<HashSet<String>> {
+    let digests: Vec<String> = records.iter().map(Record::letter_digest).collect();
+    Ok(if digests.is_empty() { HashSet::new() } else { copy.dead_letters(&digests).await? })
+}
+
+/// A chat that is there, with its title. One that cannot be understood is there all the same, and what is in it is compared.
+fn living((id, record): (Option<String>, Record)) -> Option<(String, Option<String>)> {
+    match record {
+        Record::Chat(chat) => (!chat.stamp.deleted).then_some((chat.id, chat.title)),
+        _ => id.map(|id| (id, None)),
+    }
+}
+
+/// A difference, whenever it is looked at: the copy's number, the message, how.
+type Key = (usize, Option<String>, How);
+
+fn key(copy: usize, difference: &Difference) -> Key {
+    (copy, difference.message.clone(), difference.how)
+}
+
+fn keys(compared: &[Compared]) -> impl Iterator<Item = Key> {
+    let of =
+        |(copy, compared): (usize, &Compared)| compared.differences.iter().map(move |one| key(copy, one)).collect();
+    compared.iter().enumerate().flat_map(of as fn(_) -> Vec<Key>)
+}
+
+/// A chat of one copy, while what the source has of it comes page by page.
+struct Side {
+    /// What the copy had before the source was asked.
+    before: HashMap<String, Version>,
+    compared: Compared,
+    /// What may differ.
+    suspects: Vec<(Option<String>, Record)>,
+}
+
+impl Side {
+    fn new(before: HashMap<String, Version>) -> Self {
+        let mut compared = Compared::default();
+        for (id, version) in &before {
+            compared.copy.add(id, version);
+        }
+        Self { before, compared, suspects: Vec::new() }
+    }
+
+    fn see(&mut self, id: Option<&String>, record: &Record, barred: bool) {
+        if let Record::Message(message) = record
+            && !barred
+        {
+            self.compared.source.add(&message.id, &message.version);
+            if self.before.get(&message.id).is_some_and(|stored| same(stored, &message.version)) {
+                return;
+            }
+        }
+        self.suspects.push((id.cloned(), record.clone()));
+    }
+}
+
+impl Report {
+    fn note(&mut self, chat: &str, difference: Difference) {
+        self.differing.entry(chat.to_owned()).or_default().differences.push(difference);
+    }
+
+    /// Takes what came of a chat's messages.
+    fn take(&mut self, id: &str, compared: Compared) {
+        self.chats += 1;
+        self.messages += compared.source.count;
+        self.explained += compared.explained.len() as u64;
+        if !compared.differences.is_empty() {
+            let entry = self.differing.entry(id.to_owned()).or_default();
+            let of_the_chat = std::mem::replace(entry, compared).differences;
+            entry.differences.splice(0..0, of_the_chat);
+        }
+    }
 }

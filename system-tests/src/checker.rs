@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use contract::{Record, Timestamp, Topics};
 use platform::config::Secret;
 use platform::event_log::kafka::Kafka;
-use platform::event_log::{EventLog, LogRecord};
+use platform::event_log::{EventLog, LogRecord, TopicPartition};
 use platform::eventually;
 use platform::testing::PATIENCE;
 use serde_json::Value;
@@ -21,7 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use crate::compared::{Rows, at_the_vendor, dead_letters, in_the_copy, screens_are, screens_come_to_be};
 use crate::pipeline::Pipeline;
 use crate::reader::Reader;
-use crate::tool::verifies;
+use crate::tool::verifies_with;
 
 /// A message's change: chat, message, the vendor's sequence.
 type Change = (String, String, u64);
@@ -50,7 +50,23 @@ impl Verdict {
     }
 }
 
-/// Watches a pipeline from its beginning.
+/// A copy, and what its writer reads.
+pub struct Copy<'a> {
+    pub kafka: &'a str,
+    pub topics: Vec<String>,
+    /// What `chat-sync verify` is told that differs from the pipeline.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl<'a> Copy<'a> {
+    /// The one of a pipeline that is alone.
+    pub fn of(pipeline: &'a Pipeline) -> Self {
+        let topics = vec![Topics::with_suffix(&pipeline.topic_suffix).changes];
+        Self { kafka: &pipeline.kafka, topics, settings: Vec::new() }
+    }
+}
+
+/// Watches a copy from its beginning.
 pub struct Checker {
     pool: PgPool,
     lost: Lost,
@@ -66,12 +82,12 @@ struct Lost {
 }
 
 impl Checker {
-    /// Lets Postgres note whatever goes backwards from now on. The tables must be there.
+    /// Lets this Postgres note whatever goes backwards from now on. The tables must be there.
     ///
     /// # Panics
     /// If Postgres cannot be asked.
-    pub async fn begin(pipeline: &Pipeline) -> Self {
-        let checker = Self::on(&pipeline.database_url).await;
+    pub async fn begin(database: &Secret) -> Self {
+        let checker = Self::on(database).await;
         sqlx::raw_sql(include_str!("falls.sql")).execute(&checker.pool).await.expect("triggers");
         checker
     }
@@ -108,15 +124,23 @@ impl Checker {
     ///
     /// # Panics
     /// If anything was lost, went backwards, or met another fate than it should; with the history of what shows it.
-    pub async fn check(&self, pipeline: &Pipeline, chats: &[String], readers: &[Reader], poison: &[&str]) -> Verdict {
-        let vendor = pipeline.vendor();
-        let expected = at_the_vendor(&vendor).await;
+    pub async fn check(
+        &self,
+        pipeline: &Pipeline,
+        copy: &Copy<'_>,
+        chats: &[String],
+        readers: &[Reader],
+        poison: &[&str],
+    ) -> Verdict {
+        let expected = at_the_vendor(&pipeline.vendor()).await;
         let (different, accepted) = (self.differs(&expected).await, accepted(pipeline).await);
-        let log: Arc<dyn EventLog> = Arc::new(Kafka::new(&pipeline.kafka).expect("a client"));
-        let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
-        let records = eventually!(log.tail(&topic, u64::MAX).await.ok(), "the log is read whole");
+        let log: Arc<dyn EventLog> = Arc::new(Kafka::new(copy.kafka).expect("a client"));
+        let mut records = Vec::new();
+        for topic in &copy.topics {
+            records.extend(eventually!(log.tail(topic, u64::MAX).await.ok(), "{topic} is read whole"));
+        }
         let rows = rows_of(&records);
-        eventually!(self.applied(&topic, &records).await, "progress reaches the end of the log");
+        eventually!(self.applied(&records).await, "progress reaches the end of the log");
         if let Some((chat, id)) = different {
             let history = self.history(&(chat.clone(), id.clone(), 0), &accepted, &rows, readers).await;
             panic!("Postgres is not as the vendor is: {chat}/{id}\n{history}");
@@ -145,7 +169,7 @@ impl Checker {
         }
         self.nothing_fell().await;
         self.letters_are(poison).await;
-        verifies(pipeline).await;
+        verifies_with(pipeline, &copy.settings).await;
         let mut appended_ms: Vec<i64> = rows.iter().map(|(_, record)| record.timestamp_ms).collect();
         appended_ms.sort_unstable();
         Verdict { changes: accepted.len() as u64, records: rows.len() as u64, appended_ms }
@@ -192,16 +216,11 @@ impl Checker {
     }
 
     /// Whether every record of the log lies below its partition's progress.
-    async fn applied(&self, topic: &str, records: &[LogRecord]) -> bool {
-        let progress: Vec<(i32, i64)> = sqlx::query_as("SELECT partition, next_offset FROM progress WHERE topic = $1")
-            .bind(topic)
-            .fetch_all(&self.pool)
-            .await
-            .expect("progress");
-        let progress: BTreeMap<u32, i64> = progress.into_iter().map(|(at, next)| (at.cast_unsigned(), next)).collect();
-        records
-            .iter()
-            .all(|record| progress.get(&record.at.partition).is_some_and(|next| record.offset < next.cast_unsigned()))
+    async fn applied(&self, records: &[LogRecord]) -> bool {
+        let progress = sqlx::query_as("SELECT topic, partition, next_offset FROM progress").fetch_all(&self.pool);
+        let progress: BTreeMap<_, _> =
+            progress.await.expect("progress").into_iter().map(TopicPartition::position).collect();
+        records.iter().all(|record| progress.get(&record.at).is_some_and(|next| record.offset < *next))
     }
 
     async fn versions(&self) -> BTreeSet<Change> {

@@ -21,6 +21,8 @@ pub struct OwnKafka {
     port: u16,
     folder: TempDir,
     jars: PathBuf,
+    /// Further variables of its processes.
+    variables: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -30,19 +32,21 @@ impl OwnKafka {
     /// # Panics
     /// If it cannot be started.
     pub async fn start() -> Option<Self> {
-        Self::prepare(|properties| properties).await
+        Self::prepare(&[], |properties| properties).await
     }
 
     /// With a second way to it: who comes through the proxy stays there, for the broker tells such clients its address.
+    /// Its process has these variables beside the test's own.
     ///
     /// # Panics
     /// If it cannot be started.
-    pub async fn with_a_proxy() -> Option<(Self, Proxy)> {
+    pub async fn with_a_proxy(variables: &[(&'static str, String)]) -> Option<(Self, Proxy)> {
         let behind = free_port();
         let proxy = Proxy::to(&format!("127.0.0.1:{behind}")).await;
         let (_, told) = proxy.address.rsplit_once(':').expect("an address");
         let told = told.parse().expect("a port");
-        let kafka = Self::prepare(|properties| listening(&properties, "PLAINTEXT", behind, told)).await?;
+        let listens = |properties: String| listening(&properties, "PLAINTEXT", behind, told);
+        let kafka = Self::prepare(variables, listens).await?;
         Some((kafka, proxy))
     }
 
@@ -65,12 +69,12 @@ impl OwnKafka {
             ("ssl.client.auth", "required".to_owned()),
         ];
         let settings: String = settings.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        let kafka =
-            Self::prepare(|properties| format!("{}\n{settings}", listening(&properties, "SSL", port, port))).await?;
+        let listens = |properties: String| format!("{}\n{settings}", listening(&properties, "SSL", port, port));
+        let kafka = Self::prepare(&[], listens).await?;
         Some((kafka, format!("127.0.0.1:{port}")))
     }
 
-    async fn prepare(change: impl FnOnce(String) -> String) -> Option<Self> {
+    async fn prepare(variables: &[(&'static str, String)], change: impl FnOnce(String) -> String) -> Option<Self> {
         let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
         let settings = include_str!("../../xtask/kafka/server.properties")
@@ -80,7 +84,7 @@ impl OwnKafka {
         let settings = change(settings);
         std::fs::write(folder.path().join("server.properties"), settings).expect("its settings");
         let address = format!("127.0.0.1:{port}");
-        let mut kafka = Self { address, port, folder, jars, child: None };
+        let mut kafka = Self { address, port, folder, jars, variables: variables.to_vec(), child: None };
         let mut format = kafka.java();
         format.args(["kafka.tools.StorageTool", "format", "-t", "Y2hhdC1zeW5jLXRlc3RzLQ", "-c"]);
         let formatted = format.arg(kafka.settings()).status().expect("java");
@@ -95,6 +99,7 @@ impl OwnKafka {
 
     fn java(&self) -> Command {
         let mut command = java(&self.jars, 384);
+        command.envs(self.variables.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

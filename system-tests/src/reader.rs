@@ -55,6 +55,8 @@ pub struct Screen {
     pub heartbeats: Vec<Value>,
     pub errors: Vec<Value>,
     pub loads: u64,
+    /// The newest version of each message that was told, by chat; in this region alone where it goes from one to another.
+    told: BTreeMap<(String, String), Version>,
     resume: BTreeMap<String, String>,
     behind: BTreeSet<String>,
 }
@@ -68,23 +70,28 @@ pub struct Reader {
 
 impl Reader {
     pub fn watch(address: &str) -> Self {
-        Self::begin(vec![address.to_owned()], None)
+        Self::begin(vec![address.to_owned()], None, false)
     }
 
     /// Watches only this chat.
     pub fn watch_chat(address: &str, chat: &str) -> Self {
-        Self::begin(vec![address.to_owned()], Some(chat.to_owned()))
+        Self::begin(vec![address.to_owned()], Some(chat.to_owned()), false)
     }
 
     /// Watches only this chat, and goes to the next of these pods whenever its connection ends.
     pub fn watch_at_any(pods: Vec<String>, chat: &str) -> Self {
-        Self::begin(pods, Some(chat.to_owned()))
+        Self::begin(pods, Some(chat.to_owned()), false)
     }
 
-    fn begin(pods: Vec<String>, only: Option<String>) -> Self {
+    /// The same with pods of different regions: one may be behind what another has shown, and the page merges that (V3).
+    pub fn watch_in_any_region(pods: Vec<String>, chat: &str) -> Self {
+        Self::begin(pods, Some(chat.to_owned()), true)
+    }
+
+    fn begin(pods: Vec<String>, only: Option<String>, regions: bool) -> Self {
         let screen = Arc::new(Mutex::new(Screen::default()));
         let address = pods[0].clone();
-        let task = tokio::spawn(follow(pods, only, screen.clone()));
+        let task = tokio::spawn(follow(pods, only, regions, screen.clone()));
         Self { screen, address, task }
     }
 
@@ -143,17 +150,18 @@ impl Screen {
         for message in messages {
             let (of, id, version) = (chat.to_owned(), message.id.clone(), message.version.clone());
             self.heard.push(Heard { at: Timestamp::now(), frame, chat: of, message: id, version });
-            match known.get(&message.id) {
-                Some(shown) if shown.version > message.version => {
-                    if frame == "update" {
-                        let name = format!("{chat}/{}", message.id);
-                        let before = self.heard.iter().filter(|heard| heard.name() == name);
-                        self.backwards.push(before.map(Heard::to_string).collect::<Vec<_>>().join("; "));
-                    }
-                }
-                _ => {
-                    known.insert(message.id.clone(), message);
-                }
+            let told =
+                self.told.entry((chat.to_owned(), message.id.clone())).or_insert_with(|| message.version.clone());
+            if *told > message.version && frame == "update" {
+                let name = format!("{chat}/{}", message.id);
+                let before = self.heard.iter().filter(|heard| heard.name() == name);
+                self.backwards.push(before.map(Heard::to_string).collect::<Vec<_>>().join("; "));
+            }
+            if *told < message.version {
+                told.clone_from(&message.version);
+            }
+            if known.get(&message.id).is_none_or(|shown| shown.version <= message.version) {
+                known.insert(message.id.clone(), message);
             }
         }
     }
@@ -200,8 +208,11 @@ impl Screen {
     }
 }
 
-async fn follow(pods: Vec<String>, only: Option<String>, screen: Arc<Mutex<Screen>>) {
+async fn follow(pods: Vec<String>, only: Option<String>, regions: bool, screen: Arc<Mutex<Screen>>) {
     for address in pods.iter().cycle() {
+        if regions {
+            screen.lock().expect("the screen").told.clear();
+        }
         connection(address, only.as_deref(), &screen).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -6,10 +6,11 @@ use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::testing::{postgres_database, server};
 
+use crate::checker::Copy;
 use crate::own_kafka::{self, OwnKafka};
 use crate::own_mirror::{End, OwnMirror};
 use crate::own_redis::OwnRedis;
-use crate::pipeline::{Options, Pipeline, host_and_port};
+use crate::pipeline::{Options, Pipeline};
 use crate::process::{Process, free_port, ready};
 use crate::proxy::Proxy;
 
@@ -25,7 +26,21 @@ pub struct Regions {
     /// The mirrors' ways to the other region's Kafka.
     pub to_a: Proxy,
     pub to_b: Proxy,
+    /// What every service is told of the regions.
+    names: String,
     _redis_b: OwnRedis,
+}
+
+/// What differs from one test to another.
+#[derive(Default)]
+pub struct Setup {
+    /// Further settings of both regions' synchronizers.
+    pub synchronizers: Vec<(&'static str, String)>,
+    /// Further settings of all that region a consists of, Kafka too.
+    pub all_of_a: Vec<(&'static str, String)>,
+    /// A database of the test's own for a region, with what its services are told instead of its URL.
+    pub database_a: Option<(Secret, String)>,
+    pub database_b: Option<(Secret, String)>,
 }
 
 /// The services of region b.
@@ -40,29 +55,48 @@ pub struct Services {
 }
 
 impl Regions {
-    /// Starts everything; `further` are settings of both regions' synchronizers. `None`, said loudly, without the servers.
+    /// Starts everything; these are further settings of both regions' synchronizers. `None`, said loudly, without the
+    /// servers.
     ///
     /// # Panics
     /// If something does not start.
-    pub async fn start(further: Vec<(&'static str, String)>) -> Option<Self> {
+    pub async fn start(synchronizers: Vec<(&'static str, String)>) -> Option<Self> {
+        Self::start_with(Setup { synchronizers, ..Setup::default() }).await
+    }
+
+    /// The same with everything that may differ.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub async fn start_with(setup: Setup) -> Option<Self> {
         server("CHAT_SYNC_TEST_REDIS")?;
-        let (kafka_a, to_a) = OwnKafka::with_a_proxy().await?;
-        let (kafka_b, to_b) = OwnKafka::with_a_proxy().await?;
-        let (redis_b, database_b) = (OwnRedis::start().await?, postgres_database().await?);
+        let Setup { synchronizers, all_of_a, database_a, database_b } = setup;
+        let (kafka_a, to_a) = OwnKafka::with_a_proxy(&all_of_a).await?;
+        let (kafka_b, to_b) = OwnKafka::with_a_proxy(&[]).await?;
+        let redis_b = OwnRedis::start().await?;
+        let (database_b, told_b) = match database_b {
+            Some(own) => own,
+            None => {
+                let url = postgres_database().await?;
+                let told = url.expose().to_owned();
+                (url, told)
+            }
+        };
         let [synchronizer_address, writer_address, internal_address] =
             std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
         let internal_a = format!("127.0.0.1:{}", free_port());
         let regions = format!("a=http://{internal_a},b=http://{internal_address}");
-        let of = |region: &str| {
-            let mut settings = vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
-            settings.extend(further.clone());
-            settings
+        let names =
+            |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
+        let of_synchronizer = |region: &str| [names(region), synchronizers.clone()].concat();
+        let options = Options {
+            kafka: Some(kafka_a.address.clone()),
+            database: database_a,
+            everywhere: all_of_a,
+            synchronizer: of_synchronizer("a"),
+            internal: [names("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone())]].concat(),
+            ..Options::default()
         };
-        let here = |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
-        let mut internal = here("a");
-        internal.push(("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()));
-        let options =
-            Options { kafka: Some(kafka_a.address.clone()), synchronizer: of("a"), internal, ..Options::default() };
         let mut a = Pipeline::start(options).await?;
         a.internal_address = internal_a;
         let end = |region, brokers| End { region, brokers };
@@ -71,15 +105,14 @@ impl Regions {
         let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
         let there = |further: Vec<(&'static str, String)>| {
-            let mut settings =
-                vec![("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", database_b.expose().to_owned())];
+            let mut settings = vec![("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", told_b.clone())];
             settings.extend(further);
             settings
         };
-        let mut shown = there(here("b"));
+        let mut shown = there(names("b"));
         shown.push(("REDIS_URL", format!("redis://{}", redis_b.address)));
         let b = Services {
-            synchronizer: a.another_synchronizer(&synchronizer_address, there(of("b"))),
+            synchronizer: a.another_synchronizer(&synchronizer_address, there(of_synchronizer("b"))),
             writer: a.another_writer(&writer_address, there(Vec::new())),
             internal: a.another_internal(&internal_address, "internal-0", shown),
             synchronizer_address,
@@ -87,7 +120,7 @@ impl Regions {
             internal_address,
             database_url: database_b,
         };
-        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, _redis_b: redis_b })
+        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, names: regions, _redis_b: redis_b })
     }
 
     /// Both regions are there, and something came through the mirror.
@@ -152,8 +185,25 @@ impl Regions {
         self.into_b.start_again();
     }
 
-    /// The database of region b as `host:port`.
-    pub fn postgres_b(&self) -> &str {
-        host_and_port(self.b.database_url.expose())
+    /// Each region's copy: a's, then b's.
+    pub fn copies(&self) -> [Copy<'_>; 2] {
+        [
+            self.copy("a", "b", &self.kafka_a.address, &self.a.database_url),
+            self.copy("b", "a", &self.kafka_b.address, &self.b.database_url),
+        ]
+    }
+
+    fn copy<'a>(&self, region: &str, other: &str, kafka: &'a str, database: &Secret) -> Copy<'a> {
+        let own = contract::Topics::with_suffix(&self.a.topic_suffix).changes;
+        Copy {
+            kafka,
+            topics: vec![own.clone(), format!("{other}.{own}")],
+            settings: vec![
+                ("CHAT_SYNC_KAFKA", kafka.to_owned()),
+                ("DATABASE_URL", database.expose().to_owned()),
+                ("CHAT_SYNC_REGION", region.to_owned()),
+                ("CHAT_SYNC_REGIONS", self.names.clone()),
+            ],
+        }
     }
 }

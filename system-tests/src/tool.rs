@@ -40,6 +40,15 @@ pub fn printed(output: &Output) -> String {
 /// # Panics
 /// If it finds one.
 pub async fn verifies(pipeline: &Pipeline) {
-    let verified = tool(pipeline, &["verify"]).await;
+    verifies_with(pipeline, &[]).await;
+}
+
+/// The same with further settings, which take the place of the pipeline's.
+///
+/// # Panics
+/// If it finds one.
+pub async fn verifies_with(pipeline: &Pipeline, further: &[(&'static str, String)]) {
+    let further: Vec<(&str, &str)> = further.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let verified = tool_with(pipeline, &further, &["verify"]).await;
     assert!(verified.status.success(), "{}", printed(&verified));
 }

@@ -4,18 +4,12 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::process::{root, run as run_command};
+use crate::process::{self, root, run as run_command};
 use crate::{fetch, test};
 
 pub fn run(only: &[String]) -> anyhow::Result<()> {
     eprintln!("Building everything for release (minutes at the first time)");
-    run_command(Command::new("cargo").current_dir(root()).args([
-        "build",
-        "--release",
-        "--workspace",
-        "--bins",
-        "--locked",
-    ]))?;
+    run_command(process::cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))?;
     let folder = tempfile::Builder::new().prefix("chat-sync-bench-").tempdir()?;
     eprintln!("Starting the real servers in {}", folder.path().display());
     let world = test::start(folder.path())?;

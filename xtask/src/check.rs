@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::fetch;
-use crate::process::{output, root, run as run_command};
+use crate::process::{self, output, root, run as run_command};
 
 /// Which of the workspace's packages each may use. Nobody uses a service but the two that put them together.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -29,7 +29,7 @@ const MAX_LINES: usize = 500;
 const MAX_MAIN_LINES: usize = 35;
 
 pub fn run() -> anyhow::Result<()> {
-    let cargo = |arguments: &[&str]| run_command(Command::new("cargo").current_dir(root()).args(arguments));
+    let cargo = |arguments: &[&str]| run_command(process::cargo().args(arguments));
     eprintln!("… formatting");
     cargo(&["fmt", "--all", "--check"])?;
     eprintln!("… clippy");
@@ -56,7 +56,31 @@ const RULES: &[(&str, Rule)] = &[
     ("every service knows the others' settings", settings_are_listed),
     ("every guard is where its mutant looks for it", crate::mutants::all_are_there),
     ("docs/metrics.md names every metric, and no other", metrics_are_documented),
+    ("alerts are of metrics that there are, fire when they should, and are explained", alerts_are_right),
 ];
+
+fn alerts_are_right() -> anyhow::Result<()> {
+    let folder = root().join("monitoring");
+    let rules = std::fs::read_to_string(folder.join("alerts.yaml"))?;
+    let [metrics, operations] =
+        ["docs/metrics.md", "docs/operations.md"].map(|doc| std::fs::read_to_string(root().join(doc)));
+    let (metrics, operations) = (metrics?, operations?);
+    for name in rules.split(|c: char| !c.is_ascii_lowercase() && c != '_').filter(|name| name.starts_with("chat_sync_"))
+    {
+        let named = |end: char| metrics.contains(&format!("`{name}{end}"));
+        ensure!(named('`') || named('{'), "monitoring/alerts.yaml asks for {name}, which nothing exports");
+    }
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        ensure!(operations.contains(&format!("| `{alert}` |")), "docs/operations.md does not say what {alert} means");
+    }
+    let Some(promtool) = fetch::promtool()? else {
+        eprintln!("  NOT RUN  promtool: it is taken out of Debian's package");
+        return Ok(());
+    };
+    let promtool = |arguments: &[&str]| output(Command::new(&promtool).current_dir(&folder).args(arguments)).map(drop);
+    promtool(&["check", "rules", "alerts.yaml"])?;
+    promtool(&["test", "rules", "alerts-test.yaml"])
+}
 
 fn metrics_are_documented() -> anyhow::Result<()> {
     let names = |text: &str, before: &str| -> BTreeSet<String> {
@@ -79,12 +103,7 @@ fn metrics_are_documented() -> anyhow::Result<()> {
 }
 
 fn dependency_arrows() -> anyhow::Result<()> {
-    let metadata = output(Command::new("cargo").current_dir(root()).args([
-        "metadata",
-        "--no-deps",
-        "--format-version=1",
-        "--locked",
-    ]))?;
+    let metadata = output(process::cargo().args(["metadata", "--no-deps", "--format-version=1", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
     for package in metadata["packages"].as_array().context("packages")? {

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::process::{output, root, run as run_command, step};
+use crate::fetch;
+use crate::process::{free_port, output, root, run as run_command, step, without_this_package};
 use crate::servers::kubernetes_node;
 
+const REGIONS: [&str; 2] = ["chat-sync-a", "chat-sync-b"];
 const PROGRAMS: [&str; 4] = ["external", "synchronizer", "writer", "internal"];
 
 /// Where the manifests are applied.
@@ -80,42 +82,52 @@ fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
         log,
         cluster.command("kubectl").current_dir(root()).args(["apply", "-Rf", "deployment"]),
     )?;
-    let all = [
+    let of_a_region = [
         "statefulset/kafka",
         "statefulset/postgres",
+        "statefulset/postgres-replica",
         "deployment/valkey",
+        "deployment/mirror-maker",
         "deployment/synchronizer",
         "deployment/writer",
         "statefulset/internal",
-        "deployment/kafka-ui",
     ];
     wait_for(cluster, "chat-sync-vendor", "statefulset/external", log)?;
-    for name in all {
-        wait_for(cluster, "chat-sync-a", name, log)?;
+    for namespace in REGIONS {
+        for name in of_a_region {
+            wait_for(cluster, namespace, name, log)?;
+        }
     }
+    wait_for(cluster, "chat-sync-operators", "deployment/kafka-ui", log)?;
     eprintln!("Everything is ready {:.0} s after the apply", started.elapsed().as_secs_f64());
     let again = output(cluster.command("kubectl").current_dir(root()).args(["apply", "-Rf", "deployment"]))?;
     let changed: Vec<&str> = again.lines().filter(|line| !line.ends_with("unchanged")).collect();
     anyhow::ensure!(changed.is_empty(), "applied again, these changed: {changed:?}");
-    let mut tests = cluster.command("cargo");
-    tests.current_dir(root()).args(["test", "--locked", "--offline", "-p", "system-tests", "--test", "it", "--"]);
+    fetch::chromium()?;
+    let port = free_port()?;
+    // The browser's driver has to be where the node's ports are.
+    let script = "chromedriver --port=$0 >/dev/null 2>&1 & driver=$!; trap 'kill $driver' EXIT; \"$@\"";
+    let mut tests = cluster.command("sh");
+    without_this_package(&mut tests).current_dir(root()).args(["-c", script, &port.to_string()]);
+    // The whole workspace: what was built for all tests is not built again.
+    tests.args(["cargo", "test", "--locked", "--offline", "--workspace", "--test", "it", "--"]);
     tests.args(["deployment::", "--nocapture"]).env("CHAT_SYNC_TEST_DEPLOYMENT", "127.0.0.1");
+    tests.env("CHAT_SYNC_TEST_CHROMEDRIVER", format!("http://127.0.0.1:{port}"));
     run_command(&mut tests)
 }
 
 fn wait_for(cluster: &Cluster, namespace: &str, name: &str, log: &Path) -> anyhow::Result<()> {
     let mut command = cluster.command("kubectl");
-    command.args(["-n", namespace, "rollout", "status", name, "--timeout=180s"]);
+    command.args(["-n", namespace, "rollout", "status", name, "--timeout=300s"]);
     step(&format!("wait for {name} in {namespace}"), log, &mut command)
 }
 
 fn describe(cluster: &Cluster) {
-    for arguments in [
-        &["get", "pods", "-A", "-o", "wide"][..],
-        &["-n", "chat-sync-a", "get", "events", "--sort-by=.lastTimestamp"],
-        &["-n", "chat-sync-a", "logs", "-l", "app in (synchronizer,writer,internal)", "--tail=8", "--prefix"],
-    ] {
-        let _ = cluster.command("kubectl").args(arguments).status();
+    let kubectl = |arguments: &[&str]| drop(cluster.command("kubectl").args(arguments).status());
+    kubectl(&["get", "pods", "-A", "-o", "wide"]);
+    for namespace in REGIONS {
+        kubectl(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]);
+        kubectl(&["-n", namespace, "logs", "-l", "app", "--tail=8", "--prefix", "--all-containers"]);
     }
 }
 

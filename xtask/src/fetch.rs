@@ -133,6 +133,30 @@ fn npm(folder: &Path, what: &str, packages: &[&str]) -> anyhow::Result<()> {
     step(&format!("fetch {what} with npm (once)"), &log("npm")?, command.args(packages))
 }
 
+/// Prometheus' own program that checks rules, out of Debian's package; nothing is installed. `None` where that cannot be had.
+pub fn promtool() -> anyhow::Result<Option<PathBuf>> {
+    if !exists("apt-get") || !exists("dpkg") {
+        return Ok(None);
+    }
+    let kept = cache()?.join("prometheus-debian");
+    let fetched = once(&kept, |folder| {
+        std::fs::create_dir_all(folder)?;
+        let script = "apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; \
+                      dpkg -x prometheus_*.deb . && rm prometheus_*.deb";
+        let mut command = Command::new("sh");
+        step(
+            "fetch promtool with apt (19 MB, once)",
+            &log("promtool")?,
+            command.current_dir(folder).args(["-c", script]),
+        )
+    });
+    if let Err(error) = fetched {
+        eprintln!("  {error:#}");
+        return Ok(None);
+    }
+    Ok(Some(kept.join("usr/bin/promtool")))
+}
+
 /// The program of cargo-deny, which checks licences.
 pub fn cargo_deny() -> anyhow::Result<PathBuf> {
     let kept = cache()?.join("cargo-deny-0.20.2");

@@ -261,7 +261,7 @@ fn survives(mutant: &Mutant, copy: &Path, world: &World) -> anyhow::Result<bool>
 }
 
 fn cargo(copy: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", root().join("target/mutants"));
     command
 }

@@ -20,6 +20,23 @@ pub fn root() -> PathBuf {
     package.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
+/// Cargo in the repository, called as people call it.
+pub fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    without_this_package(&mut command).current_dir(root());
+    command
+}
+
+/// Takes out of the environment what cargo told this program of its own package: build scripts that watch such variables
+/// (ring's does) would run again, and everything behind them would be built again.
+pub fn without_this_package(command: &mut Command) -> &mut Command {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// Says what is done, does it, says how long it took; its output goes to `log`.
 pub fn step(what: &str, log: &Path, command: &mut Command) -> anyhow::Result<()> {
     eprintln!("… {what} (log: {})", log.display());

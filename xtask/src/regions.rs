@@ -145,7 +145,7 @@ impl Plan {
 }
 
 pub fn up() -> anyhow::Result<()> {
-    process::run(Command::new("cargo").current_dir(root()).args(["build", "--workspace", "--bins", "--locked"]))?;
+    process::run(process::cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
     let folder = tempfile::Builder::new().prefix("chat-sync-regions-").tempdir()?.keep();
     eprintln!("Starting the vendor and two regions in {}", folder.display());
     let mut vendor = program("external");

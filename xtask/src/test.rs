@@ -1,7 +1,6 @@
 //! `cargo xtask test`: everything against the real servers, which are started here and stopped here.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -50,13 +49,7 @@ pub fn run(name: Option<&str>, long: bool) -> anyhow::Result<()> {
 pub fn build() -> anyhow::Result<()> {
     eprintln!("Building everything");
     let started = Instant::now();
-    process::run(Command::new("cargo").current_dir(root()).args([
-        "build",
-        "--workspace",
-        "--bins",
-        "--tests",
-        "--locked",
-    ]))?;
+    process::run(process::cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;
     eprintln!("  built in {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -99,8 +92,8 @@ pub fn start(folder: &Path) -> anyhow::Result<World> {
 
 fn run_tests(name: Option<&str>, long: bool, world: &World, skipped: &Path) -> anyhow::Result<()> {
     let required: Vec<&str> = world.variables.iter().map(|(variable, _)| *variable).collect();
-    let mut command = Command::new("cargo");
-    command.current_dir(root()).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut command = process::cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     match name {
         Some(binary @ ("faults" | "outages")) => command.args(["--test", binary]),
         Some(name) => command.arg(name),

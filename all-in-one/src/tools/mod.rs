@@ -18,6 +18,7 @@ use platform::event_log::kafka::Kafka;
 use platform::event_log::kafka_settings::KafkaSettings;
 use platform::regions::Region;
 use platform::sqlite::Sqlite;
+use sqlx::PgPool;
 use synchronizer::config::TurnSettings;
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::source::Source;
@@ -120,14 +121,19 @@ impl World {
             let (stored, letters) = (store.clone(), store.clone());
             return Ok(Self { source, stored, store, letters, log, settings, internal_url });
         };
-        let pool = platform::postgres::pool(url, 8, false)?;
-        // Once, now, so that an address that is wrong is an error and not a wait.
-        sqlx::query("SELECT 1 FROM progress LIMIT 1").execute(&pool).await.context("the copy (DATABASE_URL)")?;
+        let pool = reached(url).await.context("the copy (DATABASE_URL)")?;
         let store = Arc::new(Postgres::new(pool.clone()));
         let (stored, letters) = (Arc::new(PostgresStored::new(pool.clone())), Arc::new(PostgresLetters::new(pool)));
         let log = Arc::new(Kafka::reached_by(&place.kafka)?);
         Ok(Self { source, stored, store, letters, log, settings, internal_url })
     }
+}
+
+/// A copy's database, asked once: an address that is wrong is an error and not a wait.
+async fn reached(url: &Secret) -> anyhow::Result<PgPool> {
+    let pool = platform::postgres::pool(url, 8, false)?;
+    sqlx::query("SELECT 1 FROM progress LIMIT 1").execute(&pool).await?;
+    Ok(pool)
 }
 
 async fn embedded(file: PathBuf) -> anyhow::Result<(Arc<EmbeddedStore>, Arc<EmbeddedLog>)> {

@@ -1,22 +1,26 @@
 //! `chat-sync verify`.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use contract::Timestamp;
 use contract::erasure::{Erasure, ErasureSet, Scope};
 use indicatif::{ProgressBar, ProgressStyle};
+use platform::config::Secret;
 use serde::Serialize;
 use serde_json::json;
 use synchronizer::budget::Budgeted;
 use synchronizer::erasures;
+use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::verify::{Difference, How, Report, Verify};
 
-use super::World;
 use super::erase::{forgotten_by, left};
+use super::{World, reached};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -26,6 +30,10 @@ pub struct Args {
     /// How many requests a second the source gets.
     #[arg(long, default_value = "500")]
     budget: NonZeroU32,
+    /// Another region's copy, compared in the same run: b=postgres://user:password@host:port/database, or b=FILE with that
+    /// URL in it; may be given again.
+    #[arg(long, value_name = "NAME=URL", conflicts_with = "erased")]
+    also: Vec<Other>,
     /// Instead: look whether anything is left of what was erased; exits 1 if so.
     #[arg(long)]
     erased: bool,
@@ -46,12 +54,19 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("{error:#}; whatever was erased counts as missing");
         ErasureSet::default()
     });
+    let (mut names, mut copies) = (vec![world.settings.region.clone()], vec![world.stored.clone()]);
+    for other in args.also {
+        ensure!(!names.contains(&other.name), "--also: two copies called {}; --region names the first", other.name);
+        let pool = reached(&other.url).await.with_context(|| format!("copy {} (--also)", other.name))?;
+        names.push(other.name);
+        copies.push(Arc::new(PostgresStored::new(pool)));
+    }
     let started = Instant::now();
     let bar = bar("chats");
     let shown = bar.clone();
     let verify = Verify {
         source: Arc::new(Budgeted::new(world.source.clone(), args.budget)),
-        stored: world.stored.clone(),
+        copies,
         source_name: world.settings.source.clone(),
         erasures,
         lag: args.allow_lag,
@@ -60,16 +75,46 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
             shown.set_position(done);
         }),
     };
-    let report = verify.run().await.with_context(|| {
+    let reports = verify.run().await.with_context(|| {
         format!("cannot compare with the source at {} (--source-url names another)", world.settings.source_url)
     })?;
     bar.finish_and_clear();
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report, started.elapsed());
+    let equal = reports.iter().all(|report| report.differing.is_empty());
+    let named = || names.iter().map(String::as_str).zip(&reports);
+    match &reports[..] {
+        [report] if args.json => println!("{}", serde_json::to_string_pretty(report)?),
+        _ if args.json => println!("{}", serde_json::to_string_pretty(&BTreeMap::from_iter(named()))?),
+        [report] => print(&[("the copy".to_owned(), report)], started.elapsed()),
+        _ => {
+            let named: Vec<_> = named().map(|(name, report)| (format!("copy {name}"), report)).collect();
+            print(&named, started.elapsed());
+        }
     }
-    Ok(if report.differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Another region's copy.
+#[derive(Debug, Clone)]
+struct Other {
+    name: String,
+    url: Secret,
+}
+
+impl FromStr for Other {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, place) = text
+            .split_once('=')
+            .filter(|(name, place)| !name.is_empty() && !place.is_empty())
+            .ok_or("no copy; write b=postgres://user:password@host:port/database, or b=FILE with that URL in it")?;
+        let url = if place.starts_with("postgres") && place.contains("://") {
+            place.to_owned()
+        } else {
+            std::fs::read_to_string(place).map_err(|error| format!("{place}: {error}"))?.trim().to_owned()
+        };
+        Ok(Self { name: name.to_owned(), url: Secret::new(url) })
+    }
 }
 
 /// What is left of an erasure.
@@ -133,10 +178,34 @@ pub fn bar(what: &str) -> ProgressBar {
     bar
 }
 
-fn print(report: &Report, took: Duration) {
+/// Each copy with what it is called in sentences.
+fn print(reports: &[(String, &Report)], took: Duration) {
+    for (copy, report) in reports {
+        print_differing(copy, report);
+    }
+    // The source was read once for all.
+    for (_, report) in &reports[..1] {
+        let (chats, messages, seconds) = (report.chats, report.messages, took.as_secs_f64());
+        println!("compared {chats} chats with {messages} messages in {seconds:.1} s");
+    }
+    for (copy, report) in reports {
+        if report.explained > 0 {
+            let explained = report.explained;
+            println!("{explained} rows of {copy} are explained by dead letters (`chat-sync dead-letters list`)");
+        }
+        match report.differing.len() {
+            0 if report.explained > 0 => println!("{copy} has everything else that the source has"),
+            0 => println!("{copy} has everything that the source has"),
+            1 => println!("1 chat DIFFERS in {copy}"),
+            count => println!("{count} chats DIFFER in {copy}"),
+        }
+    }
+}
+
+fn print_differing(copy: &str, report: &Report) {
     for (chat, compared) in &report.differing {
         let title = compared.title.as_deref().unwrap_or_default();
-        println!("chat {chat} {title:?}");
+        println!("chat {chat} {title:?} in {copy}");
         for (name, sum) in [("source", compared.source), ("copy", compared.copy)] {
             println!("  {name:<6} {:>8} messages, digest {:016x}", sum.count, sum.digest);
         }
@@ -146,18 +215,6 @@ fn print(report: &Report, took: Duration) {
         if compared.differences.len() > NAMED {
             println!("  … and {} more (--json names all)", compared.differences.len() - NAMED);
         }
-    }
-    let (chats, messages) = (report.chats, report.messages);
-    let seconds = took.as_secs_f64();
-    println!("compared {chats} chats with {messages} messages in {seconds:.1} s");
-    if report.explained > 0 {
-        println!("{} rows are explained by dead letters (`chat-sync dead-letters list`)", report.explained);
-    }
-    match report.differing.len() {
-        0 if report.explained > 0 => println!("the copy has everything else that the source has"),
-        0 => println!("the copy has everything that the source has"),
-        1 => println!("1 chat DIFFERS"),
-        count => println!("{count} chats DIFFER"),
     }
 }
 

@@ -1,4 +1,4 @@
-use contract::record::{MAX_ID_BYTES, is_digest};
+use contract::record::{MAX_ID_BYTES, Marker, is_digest};
 use contract::row::unstamped;
 use contract::row::{Row, RowKey};
 use contract::topic::{MAX_RECORD_BYTES, RETENTION_MS};
@@ -251,4 +251,17 @@ fn a_week_is_kept_and_time_goes_on() {
     assert!(after > before);
     assert_eq!(at("2026-01-02T03:04:07.5Z").since(before), std::time::Duration::from_millis(2500));
     assert_eq!(before.since(after), std::time::Duration::ZERO);
+}
+
+#[test]
+fn a_marker_names_the_one_before_it_and_whose_that_was() {
+    let marker = |more: &str| -> Marker {
+        let known = r#""source":"s","region":"a","leader":"x","number":5,"cursor":null,"settled":null,"partitions":12"#;
+        let text = format!(r#"{{{known},"at":"2026-01-02T03:04:05Z","fresh_as_of":null{more}}}"#);
+        serde_json::from_str(&text).expect("a marker")
+    };
+    assert_eq!(marker("").predecessor(), None, "none is known");
+    assert_eq!(marker(r#","previous":1"#).predecessor(), Some(("x", 1)));
+    assert_eq!(marker(r#","previous":7,"previous_leader":"y""#).predecessor(), Some(("y", 7)));
+    assert_eq!(marker(r#","previous_leader":"y""#).predecessor(), None);
 }

@@ -85,6 +85,7 @@ impl Lease {
         let identity = format!("{}-{:08x}", settings.holder, rand::random::<u32>());
         let leases = Api::namespaced(client, &settings.namespace);
         let (role, receiver) = watch::channel(Role::Standby { holder: None });
+        metrics::gauge!("chat_sync_leader").set(0.0);
         let resigned = Arc::new(Notify::new());
         let leadership = Leadership::contested(receiver, resigned.clone());
         (Self { settings, identity, leases, role, observed: None, looked: Instant::now(), resigned }, leadership)

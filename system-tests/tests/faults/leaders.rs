@@ -408,7 +408,7 @@ async fn l1_the_leader_alone_is_cut_off_from_kafka() {
             expected: "another leads within 20 s",
         };
         let Some(setup) = Setup::elected() else { return row.not_run("no Kubernetes API") };
-        let Some((kafka, way)) = OwnKafka::with_a_proxy().await else { return row.not_run("no Kafka") };
+        let Some((kafka, way)) = OwnKafka::with_a_proxy(&[]).await else { return row.not_run("no Kafka") };
         let first = vec![("CHAT_SYNC_KAFKA", way.address.clone())];
         let options = Options { kafka: Some(kafka.address.clone()), ..Options::default() };
         cut_off(row, Setup { options, first, ..setup }, way).await;

@@ -152,7 +152,7 @@ struct Servers {
 impl Servers {
     async fn start() -> Option<Self> {
         let redis = server("CHAT_SYNC_TEST_REDIS")?;
-        let (kafka, to_kafka) = OwnKafka::with_a_proxy().await?;
+        let (kafka, to_kafka) = OwnKafka::with_a_proxy(&[]).await?;
         let disk = SmallDisk::mount("1g")?;
         let postgres = OwnPostgres::start_in(disk.path()).await?;
         let to_postgres = Proxy::to(host_and_port(postgres.url().expose())).await;
@@ -312,7 +312,15 @@ fn some_harms(random: &mut StdRng) -> Vec<Harm> {
 }
 
 /// Says the seed if the run fails.
-struct Seed(u64);
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The one that is to be repeated, or a new one.
+    pub fn of_this_run() -> Self {
+        let told = std::env::var("CHAT_SYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        Self(told.unwrap_or_else(rand::random))
+    }
+}
 
 impl Drop for Seed {
     fn drop(&mut self) {
@@ -336,8 +344,7 @@ async fn everything_at_random() {
         let Some(mut servers) = Servers::start().await else { return row.not_run("no servers") };
         let folder = tempfile::tempdir().expect("a folder");
         let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
-        let seed = std::env::var("CHAT_SYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = Seed(seed.unwrap_or_else(rand::random));
+        let seed = Seed::of_this_run();
         let mut random = StdRng::seed_from_u64(seed.0);
         let setup = Setup {
             options: servers.options(),

@@ -30,7 +30,8 @@ fn on(postgres: &OwnPostgres) -> Options {
     Options { database: Some((postgres.url(), postgres.url().expose().to_owned())), ..Options::default() }
 }
 
-async fn stored(pool: &PgPool) -> i64 {
+/// How many messages there are; 0 where it does not answer.
+pub async fn stored(pool: &PgPool) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(pool).await.unwrap_or(0)
 }
 
@@ -310,7 +311,7 @@ async fn l1_the_connection_to_kafka_is_bad() {
             promise: "L1, L2, W1",
             expected: "duplicates counted",
         };
-        let Some((_kafka, proxy)) = OwnKafka::with_a_proxy().await else { return row.not_run("no Kafka") };
+        let Some((_kafka, proxy)) = OwnKafka::with_a_proxy(&[]).await else { return row.not_run("no Kafka") };
         let options = Options { kafka: Some(proxy.address.clone()), ..Options::default() };
         let Some(trial) = Trial::begin(Setup { options, ..Setup::default() }).await else {
             return row.not_run("no servers");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use platform::config::Secret;
 use platform::eventually;
 use platform::testing::{OwnLease, server};
-use system_tests::checker::{Checker, Verdict};
+use system_tests::checker::{Checker, Copy, Verdict};
 use system_tests::flow::Flow;
 use system_tests::metrics;
 pub use system_tests::metrics::check;
@@ -99,7 +99,7 @@ impl Trial {
             eventually!(leads(&pipeline.synchronizer_address).await, "the first leads");
         }
         let mut trial = Self {
-            checker: Checker::begin(&pipeline).await,
+            checker: Checker::begin(&pipeline.database_url).await,
             standbys: Vec::new(),
             writers: Vec::new(),
             pods: Vec::new(),
@@ -160,22 +160,10 @@ impl Trial {
         self.flow.as_ref().map_or(0, Flow::posted)
     }
 
-    /// People write for another second and what they write is seen. Where a pod began anew meanwhile, browsers load their
-    /// chats again; what stands further up than a load reaches they fetch, as pages do.
+    /// People write for another second and what they write is seen.
     pub async fn goes_on(&self) {
         self.writes(RATE).await;
-        let (reader, chat) = (&self.readers[0], &self.chats[0]);
-        let loads = reader.loads();
-        let id = self.vendor().post(chat, "this one is seen").await;
-        eventually!(
-            {
-                if reader.loads() > loads {
-                    reader.scroll_to_the_beginning().await;
-                }
-                reader.text(chat, &id).is_some()
-            },
-            "what is written is seen"
-        );
+        is_seen(&self.vendor(), &self.chats[0], &self.readers[0]).await;
     }
 
     /// Waits until people have made so many more changes.
@@ -192,7 +180,8 @@ impl Trial {
     /// Nobody writes any more, everything comes through, and all of it is checked.
     pub async fn end(mut self, poison: &[&str]) -> Verdict {
         self.stop_writing().await;
-        self.checker.check(&self.pipeline, &self.chats[..CHATS], &self.readers, poison).await
+        let copy = Copy::of(&self.pipeline);
+        self.checker.check(&self.pipeline, &copy, &self.chats[..CHATS], &self.readers, poison).await
     }
 
     /// Nobody writes any more; how many changes there were.
@@ -258,6 +247,22 @@ impl Trial {
         let others = self.writers.iter().map(|writer| writer.address.clone());
         std::iter::once(self.pipeline.writer_address.clone()).chain(others).collect()
     }
+}
+
+/// What is written now is seen by somebody who watches this chat. Where a pod began anew meanwhile, browsers load their chats
+/// again; what stands further up than a load reaches they fetch, as pages do.
+pub async fn is_seen(vendor: &Vendor, chat: &str, reader: &Reader) {
+    let loads = reader.loads();
+    let id = vendor.post(chat, "this one is seen").await;
+    eventually!(
+        {
+            if reader.loads() > loads {
+                reader.scroll_to_the_beginning().await;
+            }
+            reader.text(chat, &id).is_some()
+        },
+        "what is written is seen"
+    );
 }
 
 pub async fn leads(address: &str) -> bool {

@@ -9,6 +9,7 @@ mod erasure;
 mod floods;
 mod hostile;
 mod leadership;
+mod manifests;
 mod misbehaviour;
 mod pages;
 mod promises;

@@ -1,11 +1,13 @@
 //! The operator's tools on the real servers, as processes.
 
 use platform::eventually;
+use platform::testing::{postgres_database, unique_suffix};
 use serde_json::json;
 use sqlx::PgPool;
 use system_tests::compared::{at_the_vendor, in_the_copy};
 use system_tests::metrics;
 use system_tests::pipeline::{Options, Pipeline};
+use system_tests::process::{free_port, ready};
 use system_tests::reader::Reader;
 use system_tests::tool::{printed, tool};
 
@@ -63,6 +65,44 @@ async fn verify_names_what_differs_and_reconcile_mends_it() {
     );
     let equal = tool(&pipeline, &["verify"]).await;
     assert!(equal.status.success(), "{}", printed(&equal));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_compares_the_copies_of_several_regions_at_once() {
+    let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
+    let Some(second) = postgres_database().await else { return };
+    let told = [("DATABASE_URL", second.expose().to_owned()), ("CHAT_SYNC_WRITER_GROUP", unique_suffix())];
+    let address = format!("127.0.0.1:{}", free_port());
+    let _writer = pipeline.another_writer(&address, told.into());
+    pipeline.ready().await;
+    ready(&address).await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Everywhere").await;
+    let ids = [vendor.post(&chat, "here").await, vendor.post(&chat, "and there").await];
+    let also = format!("b={}", second.expose());
+    let equal = tool(&pipeline, &["verify", "--allow-lag", "20s", "--also", &also]).await;
+    assert!(equal.status.success(), "{}", printed(&equal));
+    let said = printed(&equal);
+    assert_eq!(said.matches("compared 1 chats with 2 messages").count(), 1, "the source was read once: {said}");
+    assert!(said.contains("copy a has everything") && said.contains("copy b has everything"), "{said}");
+
+    let pool = PgPool::connect(second.expose()).await.unwrap();
+    sqlx::query("DELETE FROM messages WHERE id = $1").bind(&ids[1]).execute(&pool).await.unwrap();
+    let verify = ["verify", "--allow-lag", "1s", "--also", &also];
+    let differs = tool(&pipeline, &verify).await;
+    assert_eq!(differs.status.code(), Some(1), "{}", printed(&differs));
+    let said = printed(&differs);
+    assert!(said.contains("copy a has everything") && said.contains("1 chat DIFFERS in copy b"), "{said}");
+    assert!(said.contains(&format!("message {} is missing in the copy", ids[1])), "{said}");
+    let json = tool(&pipeline, &[&verify[..], &["--json"]].concat()).await;
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["a"]["differing"], json!({}), "{report}");
+    assert_eq!(report["b"]["differing"][&chat]["differences"].as_array().unwrap().len(), 1, "{report}");
+    for wrong in ["b=/nowhere", "b", "b=postgres://127.0.0.1:1/nothing", &format!("a={}", second.expose())] {
+        let refused = tool(&pipeline, &["verify", "--also", wrong]).await;
+        assert_eq!(refused.status.code(), Some(2), "{wrong}: {}", printed(&refused));
+        assert!(printed(&refused).contains("--also"), "{wrong}: {}", printed(&refused));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,371 @@
+//! Two regions while people write: lose one, lose nothing. The link is cut, their databases go back in time, their clocks are
+//! wrong, and whatever joins and makes them up stops and returns at random. `CHAT_SYNC_TEST_SEED` repeats a run.
+
+use std::time::{Duration, Instant};
+
+use platform::config::Secret;
+use platform::eventually;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use sqlx::PgPool;
+use system_tests::browser::Browser;
+use system_tests::metrics;
+use system_tests::own_postgres::OwnPostgres;
+use system_tests::proxy::Proxy;
+use system_tests::reader::Reader;
+use system_tests::regions::Setup;
+
+use crate::leaders::wrong_clock_library;
+use crate::mix::Seed;
+use crate::region_trial::{RegionTrial, SIDES, Service, Side};
+use crate::servers::stored;
+use crate::table::{Row, long};
+use crate::trial::alone;
+
+/// Changes a second: each is appended, stored and shown twice.
+const RATE: u64 = 100;
+const BURST: u64 = 500;
+/// How long the link is cut.
+const APART: Duration = Duration::from_secs(60);
+const APART_LONG: Duration = Duration::from_secs(300);
+const HOUR_S: i64 = 3600;
+
+fn settings(take_over_after: &str, give_way_after: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("CHAT_SYNC_TAKE_OVER_AFTER", take_over_after.to_owned()),
+        ("CHAT_SYNC_GIVE_WAY_AFTER", give_way_after.to_owned()),
+    ]
+}
+
+fn own(postgres: &OwnPostgres) -> (Secret, String) {
+    (postgres.url(), postgres.url().expose().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_back() {
+    alone(async {
+        let row = Row {
+            number: "20a",
+            fault: "region a killed whole in a burst of 500 changes a second: Kafka, its mirror, synchronizer, writer, internal; \
+                then back",
+            promise: "R1, R2",
+            expected: "b polls by itself within 25 s, and goes on when a is back; a's page goes on at b",
+        };
+        let Some(mut trial) = RegionTrial::begin(Setup::default()).await else { return row.not_run("no servers") };
+        let (vendor, in_b) = (trial.vendor(), trial.regions.b.internal_address.clone());
+        let chat = vendor.create_chat("Everywhere").await;
+        let reader = Reader::watch_chat(&in_b, &chat);
+        let page = Browser::open().await;
+        if let Some(page) = &page {
+            page.show(&trial.regions.a.internal_address, &format!("#/{chat}")).await;
+        }
+        let first = vendor.post(&chat, "through the mirror").await;
+        eventually!(reader.text(&chat, &first).is_some(), "b shows what a polls");
+        assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
+        trial.people_write(BURST);
+        let began = Instant::now();
+        trial.writes(BURST).await;
+
+        trial.regions.kill_a();
+        let killed = Instant::now();
+        let second = vendor.post(&chat, "while a is gone").await;
+        // The message alone says nothing: b also compares with the vendor by itself.
+        eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
+        eventually!(reader.text(&chat, &second).is_some(), "b shows it");
+        let took = killed.elapsed();
+        let rate = trial.posted() as f64 / began.elapsed().as_secs_f64();
+        if let Some(page) = &page {
+            eventually!(page.shows(&second, "while a is gone").await, "a's page goes on at b");
+            assert_eq!(page.run("return document.getElementById('region').textContent").await, "region b");
+        }
+        trial.nobody_writes().await;
+
+        trial.regions.start_a_again().await;
+        let third = vendor.post(&chat, "a is back").await;
+        eventually!(reader.text(&chat, &third).is_some(), "b goes on");
+        eventually!(trial.regions.turn_of_a().await.contains("region b polls"), "whoever polls goes on");
+        trial.is_right().await;
+        assert_eq!(reader.screen().backwards, Vec::<String>::new());
+        let turns = metrics::value(&trial.regions.b.synchronizer_address, "chat_sync_region_turns_total").await;
+        assert_eq!(turns, Some(1.0), "b took over, and kept it");
+        let of_page = if page.is_some() { "a's page went on at b" } else { "without Chromium" };
+        if let Some(page) = page {
+            page.close().await;
+        }
+        row.came_to(
+            took <= Duration::from_secs(25),
+            &format!(
+                "{rate:.0} changes a second; seen in b {:.1} s after the kill; 1 change of role in b; {of_page}",
+                took.as_secs_f64()
+            ),
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
+    alone(async {
+        let row = Row {
+            number: "20b",
+            fault: "the link between the regions cut both ways for five minutes (a minute in the short run): both poll; then healed",
+            promise: "R1, R3, V3",
+            expected: "at most 2 records a change; one gives way",
+        };
+        let setup = Setup { synchronizers: settings("8s", "5s"), ..Setup::default() };
+        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        trial.people_write(RATE);
+        trial.goes_on().await;
+        let cut = Instant::now();
+        trial.regions.to_a.cut();
+        trial.regions.to_b.cut();
+        eventually!(trial.regions.turn_of_b().await.contains("polls since"), "b takes over, for all that it knows");
+        trial.goes_on().await;
+        tokio::time::sleep(if long() { APART_LONG } else { APART }.saturating_sub(cut.elapsed())).await;
+        let apart = cut.elapsed().as_secs_f64();
+        trial.regions.to_a.restore();
+        trial.regions.to_b.restore();
+        eventually!(trial.regions.turn_of_b().await.contains("region a polls"), "one gives way");
+        assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
+        trial.goes_on().await;
+        let [a, b] = trial.is_right().await.map(|verdict| verdict.records_a_change());
+        // Each region's log holds both topics: what each has of its own vendor's feed once, and of the other's nothing more.
+        assert!(a <= 2.0 && b <= 2.0, "{a} and {b} records a change");
+        row.came_to(true, &format!("apart for {apart:.0} s; {a:.2} records a change in both topics together"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w3_a_region_promotes_a_stale_replica_and_the_other_restores_an_older_copy() {
+    alone(async {
+        let row = Row {
+            number: "20f",
+            fault: "a's primary lost, its replica promoted with lost commits; b's Postgres restored from an older copy",
+            promise: "W3, R1",
+            expected: "both writers store again what their databases lost; stale rows 0",
+        };
+        let (Some(mut primary), Some(mut at_b)) = (OwnPostgres::start().await, OwnPostgres::start().await) else {
+            return row.not_run("no Postgres programs");
+        };
+        let link = Proxy::to(&primary.address()).await;
+        let replica = primary.replica(&link.address).await;
+        let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", replica.port, primary.port);
+        let setup = Setup { database_a: Some((primary.url(), told)), database_b: Some(own(&at_b)), ..Setup::default() };
+        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        trial.people_write(RATE);
+        trial.goes_on().await;
+        let pool = async |url: Secret| PgPool::connect(url.expose()).await.expect("Postgres");
+        let (old, new) = (pool(primary.url()).await, pool(replica.url()).await);
+        link.cut();
+        let copy = at_b.back_up();
+        trial.writes(4 * RATE).await;
+        let (on_primary, on_replica) = (stored(&old).await, stored(&new).await);
+        assert!(on_replica < on_primary, "commits are lost: {on_replica} rows of {on_primary}");
+        for checker in &trial.checkers {
+            checker.nothing_fell().await;
+        }
+        primary.kill().await;
+        at_b.kill().await;
+        replica.promote();
+        at_b.restore(&copy);
+        at_b.start_again().await;
+        let in_the_copy = stored(&pool(at_b.url()).await).await;
+        trial.checkers[0].moves_to(&replica.url()).await;
+        trial.checkers[1].moves_to(&at_b.url()).await;
+        trial.regions.a.database_url = replica.url();
+        eventually!(stored(&new).await > on_primary, "a's writer writes to the new primary");
+        trial.goes_on().await;
+        let [a, _] = trial.is_right().await;
+        row.came_to(
+            true,
+            &format!(
+                "{} rows lost in a, b back at {in_the_copy} of {on_primary}; {} changes, all of them in both; stale 0",
+                on_primary - on_replica,
+                a.changes
+            ),
+        );
+    })
+    .await;
+}
+
+/// The clocks of everything in region a are wrong by so much. Then b has to take over, and a comes back.
+async fn wrong_clocks(row: Row, offset: i64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
+    let all_of_a = vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", offset.to_string())];
+    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a, ..Setup::default() };
+    let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+    trial.people_write(RATE);
+    trial.goes_on().await;
+    trial.process(Side::A, Service::Synchronizer).kill();
+    eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
+    trial.goes_on().await;
+    trial.process(Side::A, Service::Synchronizer).start_again();
+    eventually!(trial.regions.turn_of_a().await.contains("region b polls"), "whoever polls goes on");
+    trial.goes_on().await;
+    let verdicts = trial.is_right().await;
+    let [a, b] = verdicts.map(|verdict| verdict.records_a_change());
+    row.came_to(true, &format!("b took over and kept it; {a:.2} records a change in a, {b:.2} in b"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_all_clocks_of_a_region_are_ahead() {
+    alone(async {
+        let fault = "all clocks of region a an hour ahead, its Kafka's too; then b takes over, and a comes back";
+        wrong_clocks(Row { number: "20g", fault, promise: "R2, R3", expected: "reported" }, HOUR_S).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_all_clocks_of_a_region_are_behind() {
+    alone(async {
+        let fault = "all clocks of region a an hour behind, its Kafka's too; then b takes over, and a comes back";
+        wrong_clocks(Row { number: "20h", fault, promise: "R2, R3", expected: "reported" }, -HOUR_S).await;
+    })
+    .await;
+}
+
+/// What stops and returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Kafka(Side),
+    Postgres(Side),
+    /// The mirror beside this region's Kafka, and the link that it reads through.
+    Mirror(Side),
+    Link(Side),
+    Killed(Side, Service),
+    Frozen(Side, Service),
+}
+
+fn parts() -> Vec<Part> {
+    let of = |side| {
+        let services = [Service::Synchronizer, Service::Writer, Service::Internal];
+        let services = services.into_iter().flat_map(move |name| [Part::Killed(side, name), Part::Frozen(side, name)]);
+        [Part::Kafka(side), Part::Postgres(side), Part::Mirror(side), Part::Link(side)].into_iter().chain(services)
+    };
+    SIDES.into_iter().flat_map(of).collect()
+}
+
+/// Up to four that are not the same process.
+fn some_parts(random: &mut StdRng) -> Vec<Part> {
+    let mut all = parts();
+    all.shuffle(random);
+    let mut some: Vec<Part> = Vec::new();
+    for part in all.into_iter().take(random.random_range(1..=4)) {
+        let same = |other: &Part| match (part, *other) {
+            (Part::Killed(side, name) | Part::Frozen(side, name), Part::Killed(at, of) | Part::Frozen(at, of)) => {
+                (side, name) == (at, of)
+            }
+            _ => false,
+        };
+        if !some.iter().any(same) {
+            some.push(part);
+        }
+    }
+    some
+}
+
+struct Parts {
+    trial: RegionTrial,
+    /// a's, then b's.
+    postgres: [OwnPostgres; 2],
+}
+
+impl Parts {
+    async fn stop(&mut self, part: Part) {
+        let regions = &mut self.trial.regions;
+        match part {
+            Part::Kafka(Side::A) => regions.kafka_a.kill(),
+            Part::Kafka(Side::B) => regions.kafka_b.kill(),
+            Part::Postgres(side) => self.postgres[side as usize].kill().await,
+            Part::Mirror(Side::A) => regions.into_a.kill(),
+            Part::Mirror(Side::B) => regions.into_b.kill(),
+            Part::Link(Side::A) => regions.to_b.cut(),
+            Part::Link(Side::B) => regions.to_a.cut(),
+            Part::Killed(side, name) => self.trial.process(side, name).kill(),
+            Part::Frozen(side, name) => self.trial.process(side, name).signal("STOP"),
+        }
+    }
+
+    async fn start(&mut self, part: Part) {
+        let regions = &mut self.trial.regions;
+        match part {
+            Part::Kafka(Side::A) => regions.kafka_a.start_again().await,
+            Part::Kafka(Side::B) => regions.kafka_b.start_again().await,
+            Part::Postgres(side) => self.postgres[side as usize].start_again().await,
+            Part::Mirror(Side::A) => regions.into_a.start_again(),
+            Part::Mirror(Side::B) => regions.into_b.start_again(),
+            Part::Link(Side::A) => regions.to_b.restore(),
+            Part::Link(Side::B) => regions.to_a.restore(),
+            Part::Killed(side, name) => self.trial.process(side, name).start_again(),
+            Part::Frozen(side, name) => self.trial.process(side, name).signal("CONT"),
+        }
+    }
+
+    /// People write; some parts stop one by one and return in another order; then both copies are as the vendor is.
+    async fn run(&mut self, number: usize, random: &mut StdRng) {
+        let mut some = some_parts(random);
+        eprintln!("run {number}: {some:?}");
+        let at_most = async |random: &mut StdRng, most: u64| {
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..most))).await;
+        };
+        self.trial.people_write(RATE);
+        for part in &some {
+            at_most(random, 2_000).await;
+            self.stop(*part).await;
+        }
+        at_most(random, 10_000).await;
+        some.shuffle(random);
+        for part in some {
+            self.start(part).await;
+            at_most(random, 2_000).await;
+        }
+        self.trial.goes_on().await;
+        self.trial.is_right().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_whatever_of_two_regions_stops_and_returns() {
+    alone(async {
+        let row = Row {
+            number: "20i",
+            fault: "both regions' Kafka, Postgres, mirrors, links and services stop one by one, up to four at once, and return in \
+                another order: 20 runs (3 in the short run)",
+            promise: "R1, R2, R3, L1, W1, V3",
+            expected: "the checker finds nothing in either region after any run",
+        };
+        let (Some(a), Some(b)) = (OwnPostgres::start().await, OwnPostgres::start().await) else {
+            return row.not_run("no Postgres programs");
+        };
+        let setup = Setup {
+            synchronizers: settings("5s", "3s"),
+            database_a: Some(own(&a)),
+            database_b: Some(own(&b)),
+            ..Setup::default()
+        };
+        let Some(trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        let seed = Seed::of_this_run();
+        let mut random = StdRng::seed_from_u64(seed.0);
+        let mut parts = Parts { trial, postgres: [a, b] };
+        let runs = if long() { 20 } else { 3 };
+        for number in 1..=runs {
+            parts.run(number, &mut random).await;
+        }
+        let [a, b] = parts.trial.is_right().await;
+        row.came_to(
+            true,
+            &format!(
+                "seed {}: {runs} runs, {} changes; {:.2} records a change in a, {:.2} in b",
+                seed.0,
+                a.changes,
+                a.records_a_change(),
+                b.records_a_change()
+            ),
+        );
+    })
+    .await;
+}

@@ -1,7 +1,8 @@
 //! What is erased, and what is not.
 
 use contract::erasure::{Erasure, ErasureSet, Scope, author_hash};
-use contract::{Chat, Record, Rejected, Timestamp};
+use contract::row::Row;
+use contract::{Chat, Message, Record, Rejected, Timestamp};
 
 use crate::records::{chat, message};
 
@@ -93,4 +94,31 @@ fn an_erasure_is_read_back_and_its_key_is_its_own() {
     let keys: std::collections::BTreeSet<String> = all.iter().chain([&split]).map(Erasure::key).collect();
     assert_eq!(keys.len(), 4, "{keys:?}");
     assert!(Erasure::decode(b"{\"chat_id\":\"c\"}").is_err());
+}
+
+#[test]
+fn of_an_erased_row_only_its_place_is_left() {
+    let before = message();
+    let edited = Message { edited_at: Some(at(LATER)), deleted_at: Some(at(LATER)), ..before.clone() }.stamped();
+    let erased = edited.clone().erased();
+    let nothing = Message {
+        author: None,
+        text: None,
+        edited_at: None,
+        deleted_at: None,
+        stamp: erased.stamp.clone(),
+        version: erased.version.clone(),
+        ..before
+    };
+    assert_eq!(erased, nothing);
+    assert_eq!(erased, message().erased(), "the same whatever it was before");
+    assert!(erased.version.is_erased() && !edited.version.is_erased() && erased.version > edited.version);
+    assert!(Row::Message(erased).is_erased() && !Row::Message(edited).is_erased());
+
+    let before = chat();
+    let renamed = Chat { edited_at: Some(at(LATER)), deleted_at: Some(at(LATER)), ..before.clone() }.stamped();
+    let erased = renamed.clone().erased();
+    assert_eq!((&erased.title, erased.edited_at, erased.deleted_at), (&None, None, None));
+    assert_eq!(erased, before.erased());
+    assert!(Row::Chat(erased).is_erased() && !Row::Chat(renamed).is_erased());
 }

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use moka::Expiry;
 use moka::future::Cache;
 use platform::event_log::{Progress, TopicPartition};
 
 use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
 use crate::shown::{ShownChat, ShownMessage};
 
-/// How long a snapshot serves others. A load adds what the log has beyond its positions, so it may be of any age as long
-/// as the ring reaches back to it; a short one keeps that part small.
+/// How long a snapshot serves others at least, and at most. A load adds what the log has beyond its positions, so it may be of
+/// any age as long as the ring reaches back to it; a short one keeps that part small.
 const SHARED: Duration = Duration::from_millis(500);
+const SHARED_AT_MOST: Duration = Duration::from_secs(10);
+/// In between it serves so many times as long as its reading took: the slower the store, the less often one chat is read. Else a
+/// crowd that comes back at a busy store asks for more than it can answer, gets nothing in time, and asks again.
+const SHARED_TIMES: u32 = 20;
 /// How long a reading may take. Shorter than anybody waits for it: all get the error at once, and nobody gives up a
 /// reading that others wait for.
 const READING: Duration = Duration::from_secs(3);
@@ -23,15 +28,34 @@ const MAX_BYTES: u64 = 64 << 20;
 /// A copy whose snapshots are shared.
 pub struct SharedCopy {
     copy: Arc<dyn ChatCopy>,
-    snapshots: Cache<(String, u32), Arc<Snapshot>>,
+    snapshots: Cache<(String, u32), Arc<Taken>>,
+}
+
+/// A snapshot, and how long its reading took, waiting for a connection included.
+struct Taken {
+    snapshot: Snapshot,
+    took: Duration,
+}
+
+struct Serves;
+
+impl Expiry<(String, u32), Arc<Taken>> for Serves {
+    fn expire_after_create(&self, _: &(String, u32), taken: &Arc<Taken>, _: Instant) -> Option<Duration> {
+        Some(serves(taken.took))
+    }
+}
+
+/// How long a snapshot serves whose reading took so long.
+fn serves(took: Duration) -> Duration {
+    (took * SHARED_TIMES).clamp(SHARED, SHARED_AT_MOST)
 }
 
 impl SharedCopy {
     pub fn new(copy: Arc<dyn ChatCopy>) -> Self {
         let snapshots = Cache::builder()
-            .weigher(|_, snapshot: &Arc<Snapshot>| u32::try_from(bytes(snapshot)).unwrap_or(u32::MAX))
+            .weigher(|_, taken: &Arc<Taken>| u32::try_from(bytes(&taken.snapshot)).unwrap_or(u32::MAX))
             .max_capacity(MAX_BYTES)
-            .time_to_live(SHARED)
+            .expire_after(Serves)
             .build();
         Self { copy, snapshots }
     }
@@ -50,11 +74,13 @@ impl ChatCopy for SharedCopy {
 
     async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
         let read = async {
+            let began = Instant::now();
             let snapshot = tokio::time::timeout(READING, self.copy.snapshot(chat, limit)).await;
-            snapshot.unwrap_or_else(|_| Err(CopyError(format!("no answer within {READING:?}")))).map(Arc::new)
+            let snapshot = snapshot.unwrap_or_else(|_| Err(CopyError(format!("no answer within {READING:?}"))))?;
+            Ok::<_, CopyError>(Arc::new(Taken { snapshot, took: began.elapsed() }))
         };
         match self.snapshots.try_get_with((chat.to_owned(), limit), read).await {
-            Ok(snapshot) => Ok(Snapshot::clone(&snapshot)),
+            Ok(taken) => Ok(taken.snapshot.clone()),
             Err(error) => Err(CopyError(error.0.clone())),
         }
     }
@@ -69,5 +95,17 @@ impl ChatCopy for SharedCopy {
 
     async fn stored(&self, wanted: &[(String, String)]) -> Result<Vec<ShownMessage>, CopyError> {
         self.copy.stored(wanted).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_the_store_the_longer_a_snapshot_serves() {
+        assert_eq!(serves(Duration::from_millis(2)), SHARED);
+        assert_eq!(serves(Duration::from_millis(100)), Duration::from_secs(2));
+        assert_eq!(serves(READING), SHARED_AT_MOST);
     }
 }

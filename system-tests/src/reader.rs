@@ -105,6 +105,11 @@ impl Reader {
         self.screen.lock().expect("the screen").loads
     }
 
+    /// How many chats it has as whole as the store and the log have them: a load that lacks something is followed by another.
+    pub fn complete(&self) -> usize {
+        self.screen.lock().expect("the screen").resume.len()
+    }
+
     /// The text of a message, if it is on the screen: `Some(None)` when it was deleted.
     pub fn text(&self, chat: &str, message: &str) -> Option<Option<String>> {
         let screen = self.screen.lock().expect("the screen");

@@ -191,7 +191,7 @@ fn print(reports: &[(String, &Report)], took: Duration) {
     for (copy, report) in reports {
         if report.explained > 0 {
             let explained = report.explained;
-            println!("{explained} rows of {copy} are explained by dead letters (`chat-sync dead-letters list`)");
+            println!("{explained} rows are explained by dead letters of {copy} (`chat-sync dead-letters list`)");
         }
         match report.differing.len() {
             0 if report.explained > 0 => println!("{copy} has everything else that the source has"),

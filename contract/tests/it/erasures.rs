@@ -106,7 +106,7 @@ fn of_an_erased_row_only_its_place_is_left() {
         text: None,
         edited_at: None,
         deleted_at: None,
-        stamp: erased.stamp.clone(),
+        stamp: erased.stamp,
         version: erased.version.clone(),
         ..before
     };

@@ -45,14 +45,6 @@ pub struct Finished {
     pub request: i64,
 }
 
-fn verified_through(at: Timestamp) {
-    metrics::gauge!("chat_sync_verified_through").set(at.micros() as f64 / 1e6);
-}
-
-fn drift_messages(appended: u64) {
-    metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
-}
-
 /// The reason of rounds that nobody asked for.
 pub const SLOW: &str = "slow";
 
@@ -234,6 +226,14 @@ impl Shared {
             incomplete: false,
         });
     }
+}
+
+fn verified_through(at: Timestamp) {
+    metrics::gauge!("chat_sync_verified_through").set(at.micros() as f64 / 1e6);
+}
+
+fn drift_messages(appended: u64) {
+    metrics::gauge!("chat_sync_drift_messages").set(appended as f64);
 }
 
 #[cfg(test)]

@@ -91,16 +91,19 @@ impl Erase {
                 Err(_) => tokio::time::sleep(waits.next().unwrap_or(LOOK)).await,
             }
         };
-        let tell = |error| tracing::debug!(%error, "erasing waits for the copy");
-        while !has_all(&patiently(|| self.stored.progress(), tell).await, &ends) {
+        while !has_all(&patiently(|| self.stored.progress(), waits_for_the_copy).await, &ends) {
             tokio::time::sleep(LOOK).await;
         }
     }
 
     /// What the copy has of it goes, however long the copy takes to answer; gives how many rows that were.
     async fn erase(&self, erasure: &Erasure) -> usize {
-        patiently(|| self.try_to_erase(erasure), |error| tracing::debug!(%error, "erasing waits for the copy")).await
+        patiently(|| self.try_to_erase(erasure), waits_for_the_copy).await
     }
+}
+
+fn waits_for_the_copy(error: StoredError) {
+    tracing::debug!(%error, "erasing waits for the copy");
 }
 
 /// What the copy still has of an erasure's rows, page by page, as the records that erase them.

@@ -184,7 +184,7 @@ fn print(reports: &[(String, &Report)], took: Duration) {
         print_differing(copy, report);
     }
     // The source was read once for all.
-    for (_, report) in &reports[..1] {
+    if let Some((_, report)) = reports.first() {
         let (chats, messages, seconds) = (report.chats, report.messages, took.as_secs_f64());
         println!("compared {chats} chats with {messages} messages in {seconds:.1} s");
     }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -16,6 +17,8 @@ use platform::eventually;
 pub struct Counted {
     reads: AtomicU32,
     fails_first: bool,
+    /// How long a chat of this name takes.
+    slow: Option<(&'static str, Duration)>,
 }
 
 #[async_trait]
@@ -26,6 +29,9 @@ impl ChatCopy for Counted {
     async fn snapshot(&self, chat: &str, _: u32) -> Result<Snapshot, CopyError> {
         let reads = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::task::yield_now().await;
+        if let Some((_, long)) = self.slow.filter(|(slow, _)| *slow == chat) {
+            tokio::time::sleep(long).await;
+        }
         if self.fails_first && reads == 1 {
             return Err(CopyError("away".into()));
         }
@@ -56,6 +62,16 @@ async fn everybody_who_comes_at_once_shares_one_reading_of_a_chat() {
         shared.snapshot("a", 50).await.unwrap().messages[0].version.to_string() == version(4),
         "it is read again after a while"
     );
+}
+
+#[tokio::test]
+async fn what_took_long_to_read_serves_for_longer() {
+    let copy = Arc::new(Counted { slow: Some(("slow", Duration::from_millis(500))), ..Counted::default() });
+    let shared = SharedCopy::new(copy.clone());
+    let version_of = async |chat| shared.snapshot(chat, 50).await.unwrap().messages[0].version.to_string();
+    let (slow, quick) = (version_of("slow").await, version_of("quick").await);
+    eventually!(version_of("quick").await != quick, "what is read quickly is read again");
+    assert_eq!(version_of("slow").await, slow, "the other still serves");
 }
 
 #[tokio::test]

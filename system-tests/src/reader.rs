@@ -55,7 +55,7 @@ pub struct Screen {
     pub heartbeats: Vec<Value>,
     pub errors: Vec<Value>,
     pub loads: u64,
-    /// The newest version of each message that was told, by chat; in this region alone where it goes from one to another.
+    /// By chat and message, the newest version that was told; since it came to this region, where it goes from one to another.
     told: BTreeMap<(String, String), Version>,
     resume: BTreeMap<String, String>,
     behind: BTreeSet<String>,

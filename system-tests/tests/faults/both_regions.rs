@@ -118,14 +118,12 @@ async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
         trial.people_write(RATE);
         trial.goes_on().await;
         let cut = Instant::now();
-        trial.regions.to_a.cut();
-        trial.regions.to_b.cut();
+        SIDES.iter().for_each(|side| trial.link(*side).cut());
         eventually!(trial.regions.turn_of_b().await.contains("polls since"), "b takes over, for all that it knows");
         trial.goes_on().await;
         tokio::time::sleep(if long() { APART_LONG } else { APART }.saturating_sub(cut.elapsed())).await;
         let apart = cut.elapsed().as_secs_f64();
-        trial.regions.to_a.restore();
-        trial.regions.to_b.restore();
+        SIDES.iter().for_each(|side| trial.link(*side).restore());
         eventually!(trial.regions.turn_of_b().await.contains("region a polls"), "one gives way");
         assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
         trial.goes_on().await;
@@ -276,30 +274,22 @@ struct Parts {
 
 impl Parts {
     async fn stop(&mut self, part: Part) {
-        let regions = &mut self.trial.regions;
         match part {
-            Part::Kafka(Side::A) => regions.kafka_a.kill(),
-            Part::Kafka(Side::B) => regions.kafka_b.kill(),
+            Part::Kafka(side) => self.trial.kafka(side).kill(),
             Part::Postgres(side) => self.postgres[side as usize].kill().await,
-            Part::Mirror(Side::A) => regions.into_a.kill(),
-            Part::Mirror(Side::B) => regions.into_b.kill(),
-            Part::Link(Side::A) => regions.to_b.cut(),
-            Part::Link(Side::B) => regions.to_a.cut(),
+            Part::Mirror(side) => self.trial.mirror(side).kill(),
+            Part::Link(side) => self.trial.link(side).cut(),
             Part::Killed(side, name) => self.trial.process(side, name).kill(),
             Part::Frozen(side, name) => self.trial.process(side, name).signal("STOP"),
         }
     }
 
     async fn start(&mut self, part: Part) {
-        let regions = &mut self.trial.regions;
         match part {
-            Part::Kafka(Side::A) => regions.kafka_a.start_again().await,
-            Part::Kafka(Side::B) => regions.kafka_b.start_again().await,
+            Part::Kafka(side) => self.trial.kafka(side).start_again().await,
             Part::Postgres(side) => self.postgres[side as usize].start_again().await,
-            Part::Mirror(Side::A) => regions.into_a.start_again(),
-            Part::Mirror(Side::B) => regions.into_b.start_again(),
-            Part::Link(Side::A) => regions.to_b.restore(),
-            Part::Link(Side::B) => regions.to_a.restore(),
+            Part::Mirror(side) => self.trial.mirror(side).start_again(),
+            Part::Link(side) => self.trial.link(side).restore(),
             Part::Killed(side, name) => self.trial.process(side, name).start_again(),
             Part::Frozen(side, name) => self.trial.process(side, name).signal("CONT"),
         }

@@ -3,7 +3,10 @@
 use platform::eventually;
 use system_tests::checker::{Checker, Verdict};
 use system_tests::flow::Flow;
+use system_tests::own_kafka::OwnKafka;
+use system_tests::own_mirror::OwnMirror;
 use system_tests::process::Process;
+use system_tests::proxy::Proxy;
 use system_tests::reader::Reader;
 use system_tests::regions::{Regions, Setup};
 use system_tests::vendor::Vendor;
@@ -96,8 +99,8 @@ impl RegionTrial {
 
     /// What is written is seen in both regions. A mirror that ended by itself is started again, as by what supervises it.
     pub async fn goes_on(&mut self) {
-        for mirror in [&mut self.regions.into_a, &mut self.regions.into_b] {
-            mirror.start_again_if_it_ended();
+        for side in SIDES {
+            self.mirror(side).start_again_if_it_ended();
         }
         for readers in &self.readers {
             is_seen(&self.vendor(), &self.chats[0], &readers[0]).await;
@@ -114,6 +117,29 @@ impl RegionTrial {
             verdicts[side] = self.checkers[side].check(&self.regions.a, copy, chats, readers, &[]).await;
         }
         verdicts
+    }
+
+    pub fn kafka(&mut self, side: Side) -> &mut OwnKafka {
+        match side {
+            Side::A => &mut self.regions.kafka_a,
+            Side::B => &mut self.regions.kafka_b,
+        }
+    }
+
+    /// The mirror beside this region's Kafka.
+    pub fn mirror(&mut self, side: Side) -> &mut OwnMirror {
+        match side {
+            Side::A => &mut self.regions.into_a,
+            Side::B => &mut self.regions.into_b,
+        }
+    }
+
+    /// That mirror's way to the other region's Kafka.
+    pub fn link(&self, side: Side) -> &Proxy {
+        match side {
+            Side::A => &self.regions.to_b,
+            Side::B => &self.regions.to_a,
+        }
     }
 
     pub fn process(&mut self, side: Side, service: Service) -> &mut Process {

@@ -65,6 +65,13 @@ impl Browser {
         self.run("return document.getElementById('chip').dataset.state").await.as_str().unwrap_or_default().to_owned()
     }
 
+    /// What the page says of itself, for a test that waits in vain.
+    pub async fn says(&self) -> String {
+        let script = "const text = (id) => document.getElementById(id)?.textContent;
+            return [location.href, text('chip'), text('region'), text('title'), text('notice'), text('messages')]";
+        self.run(script).await.to_string()
+    }
+
     /// Pictures of the page as it is: wide and narrow, light and dark.
     pub async fn pictures(&self, name: &str) {
         let Some(folder) = std::env::var_os("CHAT_SYNC_TEST_SCREENSHOTS").map(PathBuf::from) else { return };

@@ -21,7 +21,11 @@ enum Cluster {
     Own(PathBuf),
 }
 
-pub fn run() -> anyhow::Result<()> {
+/// The tag of the images that a region is rolled to.
+const OTHER: &str = "other";
+
+/// `long`: the images that are rolled to are those of the commit before.
+pub fn run(long: bool) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("chat-sync-deployment-").tempdir()?;
     let log = folder.path().join("deployment.log");
     let cluster = if std::env::var_os("KUBECONFIG").is_some() {
@@ -32,7 +36,9 @@ pub fn run() -> anyhow::Result<()> {
         eprintln!("NOT RUN  the deployment: KUBECONFIG names no cluster, and none can be started here");
         return Ok(());
     };
-    let tested = build(&cluster, folder.path(), &log).and_then(|()| apply_and_test(&cluster, &log));
+    let tested = build(&cluster, folder.path(), long, &log)
+        .and_then(|()| apply_and_test(&cluster, &log))
+        .and_then(|()| leaves_nothing(&cluster, &log));
     if tested.is_err() {
         describe(&cluster);
     }
@@ -40,29 +46,27 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 /// Builds the programs and their images, and gives them to our own cluster.
-fn build(cluster: &Cluster, folder: &Path, log: &Path) -> anyhow::Result<()> {
-    let programs = folder.join("programs");
-    std::fs::create_dir(&programs)?;
+fn build(cluster: &Cluster, folder: &Path, long: bool, log: &Path) -> anyhow::Result<()> {
     crate::test::build()?;
     let target = std::env::current_exe()?.parent().context("no folder of programs")?.to_owned();
-    for program in PROGRAMS {
-        run_command(Command::new("strip").arg("-o").arg(programs.join(program)).arg(target.join(program)))?;
-    }
-    let mut images = Command::new(root().join("build-images.sh"));
-    images.arg("--binaries").arg(&programs);
+    let programs = stripped(&target, &folder.join("programs"))?;
+    let others = if long { before(folder, &target, log)? } else { programs.clone() };
     let Cluster::Own(tool) = cluster else {
-        return step("build the images and load them", log, &mut images);
+        images(&programs, "dev", None, log)?;
+        return images(&others, OTHER, None, log);
     };
     step("build a Kubernetes node (minutes at the first time)", log, Command::new(tool).arg("build"))?;
     let host = output(Command::new(tool).args(["docker", "up"]))?;
     let (_, host) = host.split_once('=').context("the docker engine's address")?;
     let archive = folder.join("images.tar");
-    let built = step("build the images of the four services", log, images.env("DOCKER_HOST", host)).and_then(|()| {
-        let names = PROGRAMS.map(|program| format!("chat-sync/{program}:dev"));
-        let mut save = Command::new("/usr/bin/docker");
-        step("save them", log, save.env("DOCKER_HOST", host).args(["save", "-o"]).arg(&archive).args(names))?;
-        step("build stand-ins for the images that cannot be pulled", log, Command::new(tool).arg("images"))
-    });
+    let built = images(&programs, "dev", Some(host), log)
+        .and_then(|()| images(&others, OTHER, Some(host), log))
+        .and_then(|()| {
+            let names = ["dev", OTHER].map(|tag| PROGRAMS.map(|program| format!("chat-sync/{program}:{tag}"))).concat();
+            let mut save = Command::new("/usr/bin/docker");
+            step("save them", log, save.env("DOCKER_HOST", host).args(["save", "-o"]).arg(&archive).args(names))?;
+            step("build stand-ins for the images that cannot be pulled", log, Command::new(tool).arg("images"))
+        });
     step("stop the docker engine", log, Command::new(tool).args(["docker", "down"]))?;
     built?;
     step("start the node", log, Command::new(tool).arg("up"))?;
@@ -72,7 +76,46 @@ fn build(cluster: &Cluster, folder: &Path, log: &Path) -> anyhow::Result<()> {
         "  stand-ins on this node: Kafka (same version, on Java 17), Postgres 18, Redis 7.0 for Valkey, a page for KafkaUI"
     );
     eprintln!("  not run: the stage of the Dockerfile that compiles (this engine has no network)");
+    eprintln!("  not enforced: network policies (no plug-in here does); tests read them");
     Ok(())
+}
+
+/// The four programs without what a debugger needs.
+fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir(to)?;
+    for program in PROGRAMS {
+        run_command(Command::new("strip").arg("-o").arg(to.join(program)).arg(from.join(program)))?;
+    }
+    Ok(to.to_owned())
+}
+
+/// The programs of the commit before this one.
+fn before(folder: &Path, target: &Path, log: &Path) -> anyhow::Result<PathBuf> {
+    let (tree, target) = (folder.join("before"), target.join("before"));
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(root()).args(arguments).arg(&tree);
+        git
+    };
+    run_command(git(&["worktree", "add", "--quiet", "--detach"]).arg("HEAD~1"))?;
+    let mut cargo = Command::new("cargo");
+    without_this_package(&mut cargo).current_dir(&tree).args(["build", "--locked", "--target-dir"]).arg(&target);
+    cargo.args(PROGRAMS.iter().flat_map(|program| ["-p", program]));
+    let built = step("build the programs of the commit before", log, &mut cargo);
+    run_command(&mut git(&["worktree", "remove", "--force"]))?;
+    built?;
+    stripped(&target.join("debug"), &folder.join("programs-before"))
+}
+
+/// What `build-images.sh` makes of them, by the engine at `host`, or the one that docker knows.
+fn images(programs: &Path, tag: &str, host: Option<&str>, log: &Path) -> anyhow::Result<()> {
+    let mut images = Command::new(root().join("build-images.sh"));
+    images.arg("--binaries").arg(programs).env("CHAT_SYNC_IMAGE_TAG", tag);
+    step(
+        &format!("build the images :{tag} of the four services"),
+        log,
+        images.envs(host.map(|host| ("DOCKER_HOST", host))),
+    )
 }
 
 fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
@@ -100,7 +143,9 @@ fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
     }
     wait_for(cluster, "chat-sync-operators", "deployment/kafka-ui", log)?;
     eprintln!("Everything is ready {:.0} s after the apply", started.elapsed().as_secs_f64());
-    let again = output(cluster.command("kubectl").current_dir(root()).args(["apply", "-Rf", "deployment"]))?;
+    // What is deprecated, or would not be let in where the restricted profile warns only, is a warning.
+    let apply_again = ["apply", "-Rf", "deployment", "--warnings-as-errors"];
+    let again = output(cluster.command("kubectl").current_dir(root()).args(apply_again))?;
     // kubectl always sends a disruption budget's selector (its patch strategy is `replace`) and calls that "configured"; whether
     // the server changed anything its generation tells.
     let generations = ["get", "poddisruptionbudget", "-A", "-o", "jsonpath={.items[*].metadata.generation}"];
@@ -118,8 +163,28 @@ fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
     // The whole workspace: what was built for all tests is not built again.
     tests.args(["cargo", "test", "--locked", "--offline", "--workspace", "--test", "it", "--"]);
     tests.args(["deployment::", "--nocapture"]).env("CHAT_SYNC_TEST_DEPLOYMENT", "127.0.0.1");
+    tests.env("CHAT_SYNC_TEST_OTHER_IMAGES", OTHER);
     tests.env("CHAT_SYNC_TEST_CHROMEDRIVER", format!("http://127.0.0.1:{port}"));
     run_command(&mut tests)
+}
+
+/// Deletes what was applied, as it was applied, and looks for what is left of it.
+fn leaves_nothing(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
+    let mut delete = cluster.command("kubectl");
+    delete.current_dir(root()).args(["delete", "-Rf", "deployment", "--ignore-not-found", "--timeout=300s"]);
+    step("kubectl delete -Rf deployment", log, &mut delete)?;
+    let kinds = output(cluster.command("kubectl").args(["api-resources", "--verbs=list", "-o", "name"]))?;
+    // What happened stays for an hour, and a volume that nobody claims any more is the cluster's; two kinds are deprecated.
+    let others = ["events", "events.events.k8s.io", "persistentvolumes", "endpoints", "componentstatuses"];
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !others.contains(kind)).collect();
+    let names = ["get", &kinds.join(","), "-A", "-o", "name", "--ignore-not-found"];
+    let left = output(cluster.command("kubectl").args(names))?;
+    let left: Vec<&str> = left.lines().filter(|name| name.contains("chat-sync")).collect();
+    anyhow::ensure!(left.is_empty(), "deleting left {left:?}");
+    let spaced = ["get", &kinds.join(","), "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace}{\"\\n\"}{end}"];
+    let left = output(cluster.command("kubectl").args(spaced))?;
+    anyhow::ensure!(!left.contains("chat-sync"), "deleting left something in a namespace: {left}");
+    Ok(())
 }
 
 fn wait_for(cluster: &Cluster, namespace: &str, name: &str, log: &Path) -> anyhow::Result<()> {

@@ -35,7 +35,7 @@ enum Task {
     /// fills up whatever can be, and makes docs/faults.md of what came of it.
     Test {
         name: Option<String>,
-        /// The faults' long runs too (three quarters of an hour).
+        /// The faults' long runs too (three quarters of an hour); in a deployment, the commit before beside this one.
         #[arg(long)]
         long: bool,
     },
@@ -89,7 +89,7 @@ fn services(action: Action) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Services { action } => services(action),
-        Task::Test { name: Some(name), .. } if name == "deployment" => deployment::run(),
+        Task::Test { name: Some(name), long } if name == "deployment" => deployment::run(long),
         Task::Test { name, long } => test::run(name.as_deref(), long),
         Task::Bench { only } => bench::run(&only),
         Task::Mutants { only } => mutants::run(only.as_deref()),

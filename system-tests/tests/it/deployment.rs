@@ -1,10 +1,11 @@
 //! On a Kubernetes cluster to which `deployment/` was applied; `cargo xtask test deployment` does that.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use platform::eventually;
 use platform::testing::skip;
-use serde_json::Value;
+use serde_json::{Value, json};
 use system_tests::browser::Browser;
 use system_tests::compared::{Rows, at_the_vendor};
 use system_tests::flow::Flow;
@@ -57,6 +58,40 @@ async fn kill(namespace: &str, app: &str, pod: &str) {
     eventually!(!pods().contains(&uid) && pods().split(' ').count() == before, "another pod of {app}");
 }
 
+/// Asks the cluster to move a pod, as `kubectl drain` does; `false` while a disruption budget forbids it.
+fn evicted(namespace: &str, pod: &str) -> bool {
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+    let metadata = json!({ "name": pod, "namespace": namespace });
+    let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata });
+    let mut kubectl = Command::new("kubectl");
+    kubectl
+        .args(["create", "--raw", &path, "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut kubectl = kubectl.spawn().expect("kubectl");
+    kubectl.stdin.take().expect("its input").write_all(eviction.to_string().as_bytes()).expect("kubectl");
+    kubectl.wait().expect("kubectl").success()
+}
+
+/// Moves every pod of a region, one after the other, as an operator does who empties a machine.
+async fn drain(namespace: &str) {
+    let pods = does(namespace, &["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"]);
+    for pod in pods.split(' ') {
+        eprintln!("{namespace}: {pod} is evicted");
+        eventually!(evicted(namespace, pod), "{pod} is evicted");
+    }
+    settles(namespace);
+}
+
+/// Rolls a region's services to the images of a tag.
+fn roll_to(namespace: &str, tag: &str) {
+    for (kind, service) in [("deployment", "synchronizer"), ("deployment", "writer"), ("statefulset", "internal")] {
+        let (name, image) = (format!("{kind}/{service}"), format!("{service}=chat-sync/{service}:{tag}"));
+        does(namespace, &["set", "image", &name, &image]);
+    }
+}
+
 /// The first pod of an application.
 fn pod_of(namespace: &str, app: &str) -> String {
     does(namespace, &["get", "pods", "-l", &format!("app={app}"), "-o", "jsonpath={.items[0].metadata.name}"])
@@ -105,7 +140,14 @@ async fn a_message_is_on_the_pages_in_the_databases_and_in_the_logs_of_both_regi
         eventually!(reader.text(&chat, &id).is_some(), "{namespace} pushes it");
         if let Some(browser) = Browser::open().await {
             browser.show(&address, &format!("#/{chat}")).await;
-            eventually!(browser.shows(&id, "everywhere").await, "{namespace}'s page shows it");
+            let mut said;
+            eventually!(
+                {
+                    said = browser.says().await;
+                    browser.shows(&id, "everywhere").await
+                },
+                "{namespace}'s page shows it; it says {said}"
+            );
             browser.close().await;
         }
         for pod in ["postgres-0", "postgres-replica-0"] {
@@ -159,9 +201,15 @@ async fn nothing_is_lost_whatever_the_cluster_does_to_pods_and_to_a_whole_region
     for (kind, name, replicas) in [("deployment", "writer", "3"), ("statefulset", "internal", "3")] {
         does(b, &["scale", kind, name, &format!("--replicas={replicas}")]);
     }
-    does(b, &["rollout", "restart", "deployment/synchronizer"]);
     settles(b);
-    goes_on("b was scaled, and its synchronizers rolled").await;
+    goes_on("b was scaled").await;
+    drain(b).await;
+    goes_on("every pod of b was evicted").await;
+    // a stays as it is, so that both versions share the topics, and while it is rolled also b's database and Redis.
+    let other = std::env::var("CHAT_SYNC_TEST_OTHER_IMAGES").expect("the tag of other images");
+    roll_to(b, &other);
+    settles(b);
+    goes_on("b was rolled to other images").await;
 
     let names = |kind| does(a, &["get", kind, "-o", "name"]);
     let all: Vec<String> = [names("deployment"), names("statefulset")].concat().lines().map(str::to_owned).collect();
@@ -175,7 +223,7 @@ async fn nothing_is_lost_whatever_the_cluster_does_to_pods_and_to_a_whole_region
     assert!(applied.success());
     settles(a);
     settles(b);
-    goes_on("region a is back").await;
+    goes_on("region a is back, and b's images are those of before").await;
     let changes = flow.end().await;
     let expected = at_the_vendor(&vendor).await;
     for namespace in [a, b] {

@@ -145,6 +145,52 @@ fn quantity(value: &Value) -> u64 {
     number("m").or(number("Mi")).or(number("Gi").map(|gibi| gibi * 1024)).expect("a quantity")
 }
 
+/// An engine without a network cannot run the stage that compiles.
+#[test]
+fn the_dockerfile_compiles_what_the_manifests_run_and_keeps_nothing_else() {
+    let dockerfile = read_to_string(root().join("Dockerfile")).expect("the Dockerfile");
+    let (compiled, last) = (stage(&dockerfile, "compiled"), dockerfile.rsplit("FROM ").next().expect("a last stage"));
+    let toolchain = read_to_string(root().join("rust-toolchain.toml")).expect("the toolchain");
+    let release = toolchain.split('"').nth(1).and_then(|channel| channel.rsplit_once('.')).expect("a channel").0;
+    assert!(compiled.starts_with(&format!("rust:{release}-")), "{compiled}");
+    let workloads = workloads();
+    let images: BTreeSet<String> = workloads
+        .iter()
+        .flat_map(|workload| workload.containers("containers"))
+        .filter_map(|container| {
+            Some(text(&container["image"]).strip_prefix("chat-sync/")?.split_once(':')?.0.to_owned())
+        })
+        .collect();
+    assert_eq!(images.len(), 4, "{images:?}");
+    for service in &images {
+        assert!(compiled.contains(&format!("-p {service} ")), "{service} is compiled");
+        // The folder that is compiled in is a cache, and no part of the stage.
+        assert!(compiled.contains(&format!("target/release/{service} ")), "{service} is taken out of it");
+    }
+    assert!(compiled.contains("--locked") && compiled.contains("--release"), "{compiled}");
+    for cache in ["/usr/local/cargo/registry", "/src/target"] {
+        assert!(compiled.contains(&format!("--mount=type=cache,target={cache} ")), "{cache} outlives a build");
+    }
+    assert!(last.starts_with("gcr.io/distroless/") && last.contains("USER 65532"), "{last}");
+    assert!(!last.contains("RUN "), "there is no shell to run it with");
+    let members = read_to_string(root().join("Cargo.toml")).expect("the workspace");
+    let members = members.lines().find_map(|line| line.strip_prefix("members = [")).expect("members");
+    let ignored = read_to_string(root().join(".dockerignore")).expect("what is left out");
+    for needed in
+        members.split('"').filter(|part| part.starts_with(char::is_alphabetic)).chain(["Cargo.lock", "Cargo.toml"])
+    {
+        assert!(root().join(needed).exists(), "{needed}");
+        assert!(!ignored.lines().any(|line| line == needed), "{needed} is left out, and cargo asks for it");
+    }
+}
+
+/// The lines of a stage, from its base on.
+fn stage<'a>(dockerfile: &'a str, name: &str) -> &'a str {
+    let stages =
+        dockerfile.split("\nFROM ").filter(|stage| stage.lines().next().is_some_and(|line| line.ends_with(name)));
+    stages.into_iter().next().unwrap_or_else(|| panic!("a stage {name}"))
+}
+
 #[test]
 fn what_is_requested_fits_a_laptop() {
     let (mut cpu, mut memory) = (0, 0);

@@ -38,7 +38,8 @@ function hear(frame) {
   if (frame.type === "error") {
     copy.refused = true;
     if (frame.code === "chat_not_found") forget(frame.chat);
-    return frame.chat === open && notice(frame.message);
+    if (frame.chat === open) notice(frame.message);
+    return askAgain(); // the list may have brought it just before this answer
   }
   const shownFrom = copy.floor;
   const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
@@ -131,12 +132,15 @@ function drawChats(all, complete) {
   for (const chat of complete ? [...copies.keys()] : []) if (chat !== open && !there.has(chat)) copies.delete(chat);
   chatList.draw(chats, open);
   drawTitle();
-  // It was asked for before this pod knew of it.
+  askAgain();
+}
+
+/** The open chat was asked for before this pod knew of it, and now it does. */
+function askAgain() {
   const copy = copies.get(open);
-  if (copy?.refused && chats.some((chat) => chat.id === open)) {
-    copy.refused = false;
-    link.subscribe(open, copy.resume);
-  }
+  if (!copy?.refused || !chatList.find(open)) return;
+  copy.refused = false;
+  link.subscribe(open, copy.resume);
 }
 
 function drawTitle() {

@@ -78,6 +78,30 @@ async fn what_is_written_at_the_vendor_is_seen_edited_and_deleted_at_the_copy() 
     browser.close().await;
 }
 
+/// A pod that did not know the chat yet answers so, and its list, which has it, may overtake the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_that_the_list_has_is_asked_for_again_when_it_was_refused() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("Known at last").await;
+    let id = vendor.post(&chat, "still there").await;
+    let script = "window.WebSocket = class extends WebSocket { constructor(url) { super(url); window.link = this; } };";
+    let tools = browser.driver.cdp();
+    let arguments = serde_json::json!({ "source": script });
+    tools.send_raw("Page.addScriptToEvaluateOnNewDocument", arguments).await.expect("the browser");
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&id, "still there").await, "the copy shows it");
+    let refusal =
+        serde_json::json!({ "type": "error", "code": "chat_not_found", "message": "no such chat", "chat": chat });
+    let answer =
+        format!("link.onmessage({{ data: JSON.stringify({refusal}) }}); return document.querySelector('#messages li')");
+    assert_eq!(browser.run(&answer).await, serde_json::Value::Null, "nothing of it stays");
+    eventually!(browser.shows(&id, "still there").await, "it was asked for again");
+    browser.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_leads_to_its_message_far_back_and_the_end_waits_to_be_asked_for() {
     let Some(browser) = Browser::open().await else { return };

@@ -93,18 +93,18 @@ pub struct ErasureSet(HashMap<String, Vec<Erasure>>);
 impl ErasureSet {
     /// Adds one; an earlier one of the same gives way to it. Gives whether that is news.
     pub fn insert(&mut self, erasure: Erasure) -> bool {
-        let of_chat = self.0.entry(erasure.chat_id.clone()).or_default();
-        match of_chat.iter_mut().find(|known| known.scope == erasure.scope) {
-            Some(known) if known.erased_at >= erasure.erased_at => false,
-            Some(known) => {
-                *known = erasure;
-                true
-            }
-            None => {
-                of_chat.push(erasure);
-                true
-            }
+        if self.has(&erasure) {
+            return false;
         }
+        let of_chat = self.0.entry(erasure.chat_id.clone()).or_default();
+        of_chat.retain(|known| known.scope != erasure.scope);
+        of_chat.push(erasure);
+        true
+    }
+
+    /// Whether this one, or a later one of the same, is among them.
+    pub fn has(&self, erasure: &Erasure) -> bool {
+        self.of(&erasure.chat_id).any(|known| known.scope == erasure.scope && known.erased_at >= erasure.erased_at)
     }
 
     /// All of them, in no order.

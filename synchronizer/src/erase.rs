@@ -38,6 +38,7 @@ impl Erase {
     pub async fn run(&self) {
         let (mut changes, mut done) = (self.erasures.changes(), HashSet::new());
         loop {
+            self.keep_here().await;
             let all: Vec<Erasure> = self.erasures.set().iter().cloned().collect();
             let open: Vec<Erasure> = all.into_iter().filter(|erasure| !done.contains(erasure)).collect();
             if open.is_empty() {
@@ -54,6 +55,18 @@ impl Erase {
                 let rows = self.erase(&erasure).await;
                 tracing::info!(chat = erasure.chat_id, scope = ?erasure.scope, rows, "erased");
                 done.insert(erasure);
+            }
+        }
+    }
+
+    /// Takes what was asked for in another region into this one's log too: whichever region is lost, no erasure is. Two that take
+    /// them from each other end when both have them.
+    async fn keep_here(&self) {
+        let mut waits = retry::reconnecting();
+        for erasure in self.erasures.elsewhere_only() {
+            while let Err(error) = self.to_log.ask_to_erase(&erasure).await {
+                tracing::warn!(%error, "an erasure of another region waits for the log");
+                tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
             }
         }
     }

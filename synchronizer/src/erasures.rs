@@ -17,6 +17,8 @@ use crate::to_log::{Positions, ToLog};
 #[derive(Debug)]
 pub struct Erasures {
     set: RwLock<ErasureSet>,
+    /// Those of them that stand in this region's own topic.
+    here: RwLock<ErasureSet>,
     /// Whether everything was read that stood in the topics when reading began.
     loaded: watch::Sender<bool>,
     changed: watch::Sender<()>,
@@ -43,7 +45,8 @@ pub async fn all(log: &dyn EventLog, settings: &Settings) -> Result<ErasureSet, 
 
 impl Default for Erasures {
     fn default() -> Self {
-        Self { set: RwLock::default(), loaded: watch::Sender::new(false), changed: watch::Sender::default() }
+        let (set, here) = (RwLock::default(), RwLock::default());
+        Self { set, here, loaded: watch::Sender::new(false), changed: watch::Sender::default() }
     }
 }
 
@@ -51,6 +54,12 @@ impl Erasures {
     /// All that are known.
     pub fn set(&self) -> RwLockReadGuard<'_, ErasureSet> {
         self.set.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that only other regions have: with one that is lost they would be lost too.
+    pub fn elsewhere_only(&self) -> Vec<Erasure> {
+        let here = self.here.read().unwrap_or_else(PoisonError::into_inner);
+        self.set().iter().filter(|erasure| !here.has(erasure)).cloned().collect()
     }
 
     /// Waits until those that were there at the beginning are known. Nothing may be appended before that.
@@ -83,11 +92,18 @@ impl Erasures {
             }
             let assigned = match reader.next().await? {
                 Event::Assigned(partitions) => partitions,
-                Event::OutOfRange(at) => vec![at],
+                Event::OutOfRange(at) => {
+                    if to_log.is_own_erasures(&at.topic) {
+                        // Another topic in its place, which need not have what this one had.
+                        *self.here.write().unwrap_or_else(PoisonError::into_inner) = ErasureSet::default();
+                        self.changed.send_replace(());
+                    }
+                    vec![at]
+                }
                 Event::Records(records) => {
                     for record in records {
                         awaited.retain(|at, end| *at != record.at || record.offset + 1 < *end);
-                        self.take(&record);
+                        self.take(&record, to_log.is_own_erasures(&record.at.topic));
                     }
                     continue;
                 }
@@ -102,9 +118,12 @@ impl Erasures {
         }
     }
 
-    fn take(&self, record: &LogRecord) {
+    fn take(&self, record: &LogRecord, here: bool) {
         match Erasure::decode(&record.value) {
             Ok(erasure) => {
+                if here {
+                    self.here.write().unwrap_or_else(PoisonError::into_inner).insert(erasure.clone());
+                }
                 if self.set.write().unwrap_or_else(PoisonError::into_inner).insert(erasure) {
                     self.changed.send_replace(());
                 }

@@ -45,3 +45,50 @@ fn fingerprint(record: &Record) -> Option<u128> {
     };
     Some(xxh3_128(format!("{version} {}", record.key()?).as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::translate::from_feed;
+
+    /// A message of the vendor's; one without an id is rejected.
+    fn record(id: &str, sequence: u64) -> Record {
+        let item = serde_json::json!({
+            "type": "message", "chat_id": "c", "id": id, "parent_id": null, "author": "ada", "text": "hello",
+            "created_at": "2026-01-02T03:04:05Z", "edited_at": null, "deleted_at": null, "deleted": false, "sequence": sequence
+        });
+        let item = RawValue::from_string(item.to_string()).unwrap();
+        from_feed("vendor", 3, &item, "2026-01-02T04:00:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn a_version_of_a_message_is_known_from_its_append_on_and_no_other_one_with_it() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        assert!(!seen.contains(&record("m", 7), None));
+        seen.insert(&record("m", 7), now);
+        assert!(seen.contains(&record("m", 7), None));
+        assert!(!seen.contains(&record("m", 8), None), "another version");
+        assert!(!seen.contains(&record("n", 7), None), "another message");
+    }
+
+    #[test]
+    fn what_was_appended_before_a_moment_does_not_count_after_it() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        seen.insert(&record("m", 7), now);
+        assert!(seen.contains(&record("m", 7), Some(now)));
+        assert!(!seen.contains(&record("m", 7), Some(now + Duration::from_nanos(1))));
+    }
+
+    #[test]
+    fn what_was_rejected_is_known_by_its_text() {
+        let mut seen = Seen::default();
+        assert!(matches!(record("", 7), Record::Rejected(_)));
+        seen.insert(&record("", 7), Instant::now());
+        assert!(seen.contains(&record("", 7), None));
+        assert!(!seen.contains(&record("", 8), None));
+    }
+}

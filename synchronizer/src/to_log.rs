@@ -100,6 +100,11 @@ impl ToLog {
         self.mirrored.iter().any(|mirrored| mirrored == topic)
     }
 
+    /// Whether a topic is where this region's erasures are asked for.
+    pub fn is_own_erasures(&self, topic: &str) -> bool {
+        self.topics.erasures == topic
+    }
+
     /// The changes topics that are there: the own one, and those that are mirrored.
     async fn changes(&self) -> Result<Vec<&str>, LogError> {
         self.there(&self.topics.changes, &self.mirrored).await

@@ -46,3 +46,73 @@ fn chain(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What a server says with this SQLSTATE.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the server says {0}")]
+    struct Said(&'static str);
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn what_next(code: &'static str) -> &'static str {
+        match StoreError::from(Sqlx::Database(Box::new(Said(code)))) {
+            StoreError::Transient(_) => "the same again",
+            StoreError::Saturated(_) => "less at once",
+            StoreError::Data(_) => "find the record",
+        }
+    }
+
+    #[test]
+    fn what_happens_next_is_told_by_the_class_of_the_sqlstate() {
+        for code in ["22021", "22P05", "23514", "54000"] {
+            assert_eq!(what_next(code), "find the record", "{code}");
+        }
+        for code in ["53100", "53200", "57014"] {
+            assert_eq!(what_next(code), "less at once", "{code}");
+        }
+        // Read-only, ended by an operator, a deadlock, no connection.
+        for code in ["25006", "57P01", "40P01", "08006"] {
+            assert_eq!(what_next(code), "the same again", "{code}");
+        }
+        assert!(matches!(StoreError::from(Sqlx::PoolTimedOut), StoreError::Transient(_)));
+        assert!(matches!(StoreError::from(Sqlx::Encode("a NUL".into())), StoreError::Data(_)));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_each_once() {
+        let cause = std::io::Error::other("the disk is gone");
+        let error = anyhow::Error::from(cause).context("reading a page").context("asking");
+        assert_eq!(chain(error.as_ref()), "asking: reading a page: the disk is gone");
+        assert_eq!(
+            chain(&Sqlx::Io(std::io::Error::other("reset"))),
+            Sqlx::Io(std::io::Error::other("reset")).to_string()
+        );
+    }
+}

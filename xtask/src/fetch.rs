@@ -105,7 +105,11 @@ fn once(kept: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::
     let unfinished = kept.with_extension(format!("part-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&unfinished);
     fill(&unfinished)?;
-    std::fs::rename(&unfinished, kept).with_context(|| format!("cannot make {}", kept.display()))
+    match std::fs::rename(&unfinished, kept) {
+        // Another one filled it meanwhile.
+        Err(_) if kept.is_dir() => Ok(std::fs::remove_dir_all(&unfinished)?),
+        moved => moved.with_context(|| format!("cannot make {}", kept.display())),
+    }
 }
 
 /// The script that looks for what keeps people out of a page.

@@ -1,11 +1,14 @@
 //! What is erased is gone everywhere, and stays away whatever the source says.
 
 use deadpool_redis::redis::{self, AsyncCommands};
+use platform::event_log::EventLog;
+use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::testing::server;
 use sqlx::PgPool;
 use system_tests::browser::Browser;
 use system_tests::metrics;
+use system_tests::own_kafka;
 use system_tests::pipeline::{Embedded, Options, Pipeline};
 use system_tests::process::{path_of, ready};
 use system_tests::reader::Reader;
@@ -170,7 +173,7 @@ async fn a_page_that_is_open_forgets_what_is_erased() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
-    let Some(regions) = Regions::start(Vec::new()).await else { return };
+    let Some(mut regions) = Regions::start(Vec::new()).await else { return };
     regions.ready().await;
     let vendor = regions.a.vendor();
     let [a, b] = [&regions.a.database_url, &regions.b.database_url];
@@ -205,4 +208,19 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         assert!(said.status.success(), "{}", printed(&said));
         assert!(printed(&said).contains("1 erasures; nothing is left"), "{}", printed(&said));
     }
+    // Whichever region is lost with its Kafka, the other one still has what was asked for, and gives it back.
+    let topic = contract::Topics::with_suffix(&regions.a.topic_suffix).erasures;
+    for kafka in [&regions.kafka_a, &regions.kafka_b] {
+        eventually!(asked_for(&kafka.address, &topic).await == 1, "it is in both regions' own logs");
+    }
+    own_kafka::delete_topic(&regions.kafka_b.address, &topic).await;
+    regions.b.synchronizer.kill();
+    regions.b.synchronizer.start_again();
+    eventually!(asked_for(&regions.kafka_b.address, &topic).await == 1, "b has it from a");
+}
+
+/// How many erasures stand in a region's own topic.
+async fn asked_for(kafka: &str, topic: &str) -> usize {
+    let log = Kafka::new(kafka).expect("a client");
+    log.tail(topic, u64::MAX).await.map_or(0, |records| records.len())
 }

@@ -238,6 +238,9 @@ fn drift_messages(appended: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn under_way(agenda: &Agenda) -> (Round, u64) {
@@ -293,6 +296,37 @@ mod tests {
         // A leader that is killed now leaves a round that its follower must not do before it has read the feed.
         let next = Agenda::new(agenda.state(), true);
         assert!(next.round().0.is_none() && next.gap());
+    }
+
+    #[test]
+    fn a_round_is_held_no_longer_where_another_region_read_the_feed() {
+        let agenda = Agenda::default();
+        agenda.ask_and_hold("no checkpoint");
+        agenda.release_held();
+        assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
+        agenda.release_held();
+        assert!(!under_way(&agenda).0.again, "nothing more is asked for");
+    }
+
+    #[test]
+    fn why_a_round_waits_is_noted_of_that_round_alone() {
+        let agenda = Agenda::default();
+        agenda.ask("a hole", true);
+        let (_, number) = under_way(&agenda);
+        agenda.waits("the source is away", number + 1);
+        assert_eq!(under_way(&agenda).0.waiting, None);
+        agenda.waits("the source is away", number);
+        assert_eq!(under_way(&agenda).0.waiting.as_deref(), Some("the source is away"));
+    }
+
+    #[test]
+    fn whoever_waits_is_told_of_what_is_asked_for() {
+        let agenda = Agenda::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut changed = pin!(agenda.changed());
+        assert!(changed.as_mut().poll(&mut context).is_pending());
+        agenda.ask("a hole", true);
+        assert!(changed.poll(&mut context).is_ready());
     }
 
     #[test]

@@ -210,6 +210,42 @@ mod tests {
 
     const OVERLAP: Duration = Duration::from_secs(60);
 
+    /// Of a leader of before, without what was added since.
+    fn checkpoint(further: serde_json::Value) -> Checkpoint {
+        let mut all = serde_json::json!({
+            "source": "vendor", "region": "a", "leader": "pod-1", "number": 7, "cursor": "c9", "settled": "c5",
+            "at": "2026-01-02T03:04:05.500Z"
+        });
+        all.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn millis(time: &str) -> i64 {
+        (time.parse::<Timestamp>().unwrap().micros() / 1000).try_into().unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_counts_for_its_own_region_and_names_its_marker_if_that_polled() {
+        assert_eq!(Checkpoint::key("vendor", "a"), "vendor/a");
+        let polled = checkpoint(serde_json::json!({}));
+        assert!(polled.polls, "one of before there were regions");
+        assert_eq!((polled.marked().number, polled.marked().leader.as_deref()), (7, Some("pod-1")));
+        let stood_by = checkpoint(serde_json::json!({ "polls": false })).marked();
+        assert_eq!((stood_by.number, stood_by.leader), (0, None));
+    }
+
+    #[test]
+    fn what_is_read_again_was_appended_within_the_overlap_or_since_the_oldest_cursor() {
+        let overlap = Duration::from_secs(60);
+        let alone = checkpoint(serde_json::json!({}));
+        assert_eq!(alone.read_again_since(overlap), millis("2026-01-02T03:03:05.500Z"));
+        let since =
+            |at| checkpoint(serde_json::json!({ "earlier": [{ "cursor": "c5", "ago_ms": 1, "rows": 1, "at": at }] }));
+        let longer = "2026-01-02T03:01:00.250Z";
+        assert_eq!(since(longer).read_again_since(overlap), millis(longer));
+        assert_eq!(since("2026-01-02T03:04:00Z").read_again_since(overlap), millis("2026-01-02T03:03:05.500Z"));
+    }
+
     #[test]
     fn a_new_leader_starts_where_this_one_was_a_minute_ago() {
         let start = Instant::now();

@@ -3,7 +3,6 @@
 //! What is stored must be read *before* the source is asked: the source is then at least as new as the copy, and a
 //! difference is never one that time alone made.
 
-use contract::row::unstamped;
 use contract::version::{ERASED, VersionFields};
 use contract::{Chat, Message, Record, Row, Stamp, Version};
 use serde::Serialize;
@@ -90,14 +89,15 @@ pub fn deletion(stored: Row) -> Option<Record> {
 
 fn stamped(row: Row, stamp: Stamp) -> Row {
     match row {
-        Row::Chat(chat) => Row::Chat(Chat { stamp, version: unstamped(), ..chat }.stamped()),
-        Row::Message(message) => Row::Message(Message { stamp, version: unstamped(), ..message }.stamped()),
+        Row::Chat(chat) => Row::Chat(Chat { stamp, ..chat }.stamped()),
+        Row::Message(message) => Row::Message(Message { stamp, ..message }.stamped()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use contract::Timestamp;
+    use contract::row::unstamped;
 
     use super::*;
 
@@ -163,6 +163,25 @@ mod tests {
     }
 
     #[test]
+    fn a_chat_is_repaired_and_deleted_as_a_message_is() {
+        let created_at: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let chat = |sequence, title: &str| {
+            let stamp = Stamp { epoch: 1, sequence, changed_at: created_at, rev: 0, deleted: false };
+            let (edited_at, deleted_at, version) = (None, None, unstamped());
+            Chat { id: "c".into(), title: Some(title.into()), created_at, edited_at, deleted_at, stamp, version }
+                .stamped()
+        };
+        let (served, stored) = (chat(7, "as the source has it"), chat(9, "wrong"));
+        let Some(Difference::Repair(Row::Chat(repair))) = difference(Row::Chat(served), Some(&stored.version)) else {
+            panic!("a repair")
+        };
+        assert_eq!((repair.title.as_deref(), repair.stamp.rev), (Some("as the source has it"), 1));
+        assert_eq!(repair.version, repair.expected_version());
+        let Some(Record::Chat(gone)) = deletion(Row::Chat(stored.clone())) else { panic!("a deletion") };
+        assert!(gone.stamp.deleted && gone.version > stored.version);
+    }
+
+    #[test]
     fn another_content_under_the_same_stamp_is_repaired_whichever_digest_is_greater() {
         let (a, b) = (message(1, 7, "a"), message(1, 7, "b"));
         assert_eq!(repaired(&a, &b).text.as_deref(), Some("a"));
@@ -174,6 +193,7 @@ mod tests {
         let stored = message(1, 7, "hello");
         let Some(Record::Message(gone)) = deletion(Row::Message(stored.clone())) else { panic!("a deletion") };
         assert!(gone.stamp.deleted && gone.text.is_none() && gone.version > stored.version);
+        assert_eq!(gone.stamp.rev, 1);
         assert_eq!(deletion(Row::Message(gone.clone())), None);
         let back = repaired(&stored, &gone);
         assert!(!back.stamp.deleted && back.version > gone.version && back.text.as_deref() == Some("hello"));
@@ -190,6 +210,7 @@ mod tests {
         b.id = "n".into();
         let b = b.stamped();
         assert_eq!(sum(&[&a, &b]), sum(&[&b, &a]));
+        assert_eq!((sum(&[]).count, sum(&[&a]).count, sum(&[&a, &b]).count), (0, 1, 2));
         assert_ne!(sum(&[&a, &b]), sum(&[&a]));
         assert_ne!(sum(&[&a]).digest, sum(&[&message(1, 7, "other")]).digest);
         let Some(Record::Message(gone)) = deletion(Row::Message(b)) else { panic!("a deletion") };

@@ -195,6 +195,62 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_that_was_taken_up_counts_no_more() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        for partition in 0..2 {
+            peers.hear(partition, &marker("x", 5), now);
+        }
+        assert_eq!(peers.take_whole().and_then(|marker| marker.cursor).as_deref(), Some("5"));
+        assert_eq!(cursor(&peers), None);
+        assert!(peers.take_whole().is_none());
+    }
+
+    #[test]
+    fn a_leader_that_was_never_heard_of_is_one_of_long_ago_after_a_minute() {
+        let heard_at = |number| {
+            let (mut peers, now) = (Peers::default(), Instant::now());
+            peers.hear(0, &marker("x", 100), now);
+            peers.hear(0, &marker("y", number), now)
+        };
+        assert_eq!(heard_at(39), Heard::Repeated);
+        assert_ne!(heard_at(40), Heard::Repeated, "a minute may lie between two clocks");
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        for number in [100, 200, 150] {
+            peers.hear(0, &marker("x", number), now);
+            peers.hear(1, &marker("x", number), now);
+        }
+        assert_eq!(peers.hear(0, &marker("y", 139), now), Heard::Repeated, "the newest counts");
+    }
+
+    #[test]
+    fn a_thousand_markers_wait_to_be_read_everywhere() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        let first = 100;
+        let last = first + OPEN as u64;
+        for number in first..last {
+            peers.hear(0, &marker("x", number), now);
+        }
+        assert_eq!(peers.0["a"].open.len(), OPEN);
+        peers.hear(0, &marker("x", last), now);
+        assert_eq!(peers.0["a"].open.len(), OPEN);
+        peers.hear(1, &marker("x", first + 1), now);
+        assert_eq!(cursor(&peers), Some("101"), "the oldest alone was given up");
+    }
+
+    #[test]
+    fn of_a_thousand_leaders_it_is_remembered_how_far_they_were_read() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        let known = |peers: &Peers, leader: &str| peers.0["a"].read.contains_key(leader);
+        for leader in 0..LEADERS {
+            peers.hear(0, &marker(&leader.to_string(), 100), now);
+        }
+        assert!(known(&peers, "0") && known(&peers, "999"));
+        peers.hear(0, &marker("one more", 100), now);
+        assert!(!known(&peers, "0") && known(&peers, "1") && known(&peers, "one more"));
+        assert_eq!(peers.0["a"].read.len(), LEADERS);
+    }
+
+    #[test]
     fn what_is_mirrored_again_is_no_sign_of_life() {
         let (mut peers, now) = (Peers::default(), Instant::now());
         let later = now + Duration::from_secs(3);

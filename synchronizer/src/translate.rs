@@ -196,6 +196,41 @@ mod tests {
         assert_eq!(Record::decode(&record.encode(), NOW.parse().unwrap()).unwrap(), record);
     }
 
+    fn raw(item: &str) -> Box<RawValue> {
+        RawValue::from_string(item.to_owned()).unwrap()
+    }
+
+    const CHAT: &str = r#"{"id":"c","title":"A","created_at":"2026-01-02T03:04:05Z","sequence":7}"#;
+
+    #[test]
+    fn an_item_is_a_chat_or_a_message_by_its_type_or_else_by_its_shape() {
+        let now = NOW.parse().unwrap();
+        let typed = translated(&CHAT.replacen('{', r#"{"type":"chat","#, 1));
+        assert!(matches!(&typed, Record::Chat(chat) if chat.title.as_deref() == Some("A") && chat.stamp.epoch == 3));
+        assert_eq!(from_anywhere("vendor", 3, &raw(CHAT), now), typed);
+        let untyped = item(|item| drop(item.as_object_mut().unwrap().remove("type")));
+        assert_eq!(from_anywhere("vendor", 3, &raw(&untyped), now), translated(&item(|_| ())));
+        assert_eq!(from_anywhere("vendor", 3, &raw(&item(|_| ())), now), translated(&item(|_| ())));
+    }
+
+    #[test]
+    fn a_page_of_a_listing_is_translated_in_its_order_and_keeps_its_generation() {
+        let broken = r#"{"id":"d","title":7}"#;
+        let page = Listing { generation: 5, items: vec![raw(CHAT), raw(broken)], next: None };
+        let records = listing("vendor", &page, Kind::Chat, NOW.parse().unwrap());
+        let [Record::Chat(chat), Record::Rejected(rejected)] = &records[..] else { panic!("{records:?}") };
+        assert_eq!((chat.id.as_str(), chat.stamp.epoch, rejected.generation), ("c", 5, Some(5)));
+        assert_eq!((id(&raw(broken)).as_deref(), id(&raw("7"))), (Some("d"), None));
+    }
+
+    #[test]
+    fn a_record_may_be_as_long_as_the_log_takes_and_no_longer() {
+        let of_length = |text: usize| translated(&item(|item| item["text"] = "x".repeat(text).into()));
+        let longest = MAX_RECORD_BYTES - (of_length(1).encode().len() - 1);
+        assert_eq!(of_length(longest).encode().len(), MAX_RECORD_BYTES);
+        assert!(matches!(of_length(longest + 1), Record::Rejected(rejected) if rejected.reason == "too_large"));
+    }
+
     #[test]
     fn an_edit_whose_time_was_cut_to_seconds_does_not_fall_behind_its_post() {
         let record = translated(&item(|item| item["edited_at"] = "2026-01-02T03:04:05Z".into()));
@@ -228,6 +263,8 @@ mod tests {
         assert_eq!(reason(&item(|item| item["sequence"] = "7".into())), "malformed");
         assert_eq!(reason(&item(|item| item["created_at"] = "today".into())), "malformed");
         assert_eq!(reason(&item(|item| item["id"] = "".into())), "malformed");
+        assert_eq!(reason(&item(|item| item["chat_id"] = "".into())), "malformed");
+        assert_eq!(reason(&CHAT.replacen("{\"id\":\"c\"", r#"{"type":"chat","id":"""#, 1)), "malformed");
         assert_eq!(reason(&item(|item| item["text"] = "a\0b".into())), "nul_character");
         assert_eq!(reason(&item(|item| item["text"] = "x".repeat(5 << 20).into())), "too_large");
         let lone = item(|item| item["text"] = "SURROGATE".into()).replace("SURROGATE", "\\ud800");

@@ -158,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        use Reason::{Alone, Continues, GivesWay, NobodyPolls, Preferred, Silence};
+        let names = [Alone, Continues, NobodyPolls, Silence, Preferred, GivesWay].map(Reason::name);
+        assert_eq!(names, ["alone", "continues", "nobody_polls", "silence", "preferred", "gives_way"]);
+    }
+
+    #[test]
     fn a_region_takes_over_when_nothing_new_was_heard_for_twenty_seconds() {
         let (clock, b) = (Clock(Instant::now()), rules("b", None));
         let heard = clock.heard("a", 0, 100);

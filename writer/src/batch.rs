@@ -249,6 +249,68 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_row_takes_an_older_ones_place() {
+        let at = TopicPartition::new("t", 0);
+        let (old, new) = (message("c", "m", 1), edited(&message("c", "m", 1), 2, "new"));
+        let rows = [&old, &new].map(|row| Record::Message(row.clone()));
+        let records = rows.iter().enumerate().map(|(offset, row)| record_of(&at, offset as u64, row)).collect();
+        assert_eq!(collapse(&fates(records), &BTreeMap::new()).messages, [new]);
+    }
+
+    #[test]
+    fn an_erased_row_is_known_by_its_ids_as_they_stand_in_json() {
+        let at = TopicPartition::new("t", 0);
+        let rows = [message("c", "a \"quoted\" one", 1).erased(), message("c", "kept", 1)];
+        let records =
+            rows.into_iter().zip(0..).map(|(row, offset)| record_of(&at, offset, &Record::Message(row))).collect();
+        let batch = collapse(&fates(records), &BTreeMap::new());
+        assert_eq!(batch.versions.len(), 1, "an erased row has no history");
+        let erased = batch.erased();
+        assert_eq!(erased.len(), 1);
+        assert_eq!((erased[0].chat_id.as_str(), erased[0].id.as_deref()), ("c", Some("a \"quoted\" one")));
+        assert_eq!(erased[0].key, record_key(&batch.messages[0]));
+        assert_eq!(erased[0].names(), ("\"c\"".into(), Some("\"a \\\"quoted\\\" one\"".into())));
+        let chat = Erased { key: "c".into(), chat_id: "c".into(), id: None };
+        assert_eq!(chat.names(), ("\"c\"".into(), None));
+    }
+
+    fn record_key(message: &Message) -> String {
+        Record::Message(message.clone()).key().expect("a key")
+    }
+
+    #[test]
+    fn a_second_try_takes_its_letter_away_or_says_why_not() {
+        let at = TopicPartition::new("t", 0);
+        let digest = "0123456789abcdef";
+        let again = |offset, value: Option<&[u8]>, header: &str| {
+            let mut record = record_of(&at, offset, &Record::Message(message("c", "m", 1)));
+            record.headers = vec![("another".into(), digest.into()), (RETRY_HEADER.into(), header.into())];
+            record.value = value.map_or(record.value, <[u8]>::to_vec);
+            record
+        };
+        let of = |record| collapse(&fates(vec![record]), &BTreeMap::new());
+        let applied = of(again(0, None, digest));
+        assert_eq!(applied.retried, [Retried { digest: digest.into(), failed: None }]);
+        let failed = of(again(0, Some(b"\xff"), digest));
+        assert!(failed.dead_letters.is_empty(), "it is one already");
+        assert!(failed.retried[0].failed.as_ref().is_some_and(|why| why.starts_with("tried again: bad_utf8: ")));
+        let of_none = of(again(0, Some(b"\xff"), "no digest"));
+        assert_eq!((of_none.retried.len(), of_none.dead_letters.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_dead_letter_tells_where_it_was_and_holds_what_postgres_takes() {
+        let mut record = record_of(&TopicPartition::new("t", 3), 7, &Record::Message(message("c", "m", 1)));
+        record.key = Some(b"c/\0m".to_vec());
+        let letter = dead_letter(&record, "bad", "a\0b".into());
+        assert_eq!((letter.key.as_deref(), letter.detail.as_str()), (Some("c/\u{2400}m"), "a\u{2400}b"));
+        assert!(!Fate::DeadLetter(letter).is_row());
+        assert!(fate(&record_of(&TopicPartition::new("t", 3), 7, &Record::Message(message("c", "m", 1)))).is_row());
+        record.timestamp_ms = 1_767_000_000_123;
+        assert_eq!(appended_at(&record).micros(), 1_767_000_000_123_000);
+    }
+
+    #[test]
     fn garbage_is_a_dead_letter_and_still_moves_progress() {
         let at = TopicPartition::new("t", 3);
         let mut garbage = record_of(&at, 7, &Record::Message(message("c", "m", 1)));

@@ -40,6 +40,11 @@ impl Timestamp {
         self.0
     }
 
+    /// Seconds since the Unix epoch, as Prometheus has times.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+
     /// The distance to an earlier time; zero if `earlier` is the later one.
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -94,6 +99,12 @@ mod tests {
         let offset: Timestamp = "2026-01-02T05:04:05.000000+02:00".parse().unwrap();
         assert_eq!(zulu, offset);
         assert_eq!(zulu.to_string(), "2026-01-02T03:04:05.000000Z");
+    }
+
+    #[test]
+    fn a_time_is_microseconds_or_seconds_since_the_epoch() {
+        let time: Timestamp = "1970-01-01T00:01:00.500000Z".parse().unwrap();
+        assert_eq!((time.micros(), time.seconds()), (60_500_000, 60.5));
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Shared {
 }
 
 fn verified_through(at: Timestamp) {
-    metrics::gauge!("chat_sync_verified_through").set(at.micros() as f64 / 1e6);
+    metrics::gauge!("chat_sync_verified_through").set(at.seconds());
 }
 
 fn drift_messages(appended: u64) {

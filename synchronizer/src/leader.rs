@@ -437,7 +437,7 @@ impl Leader {
         };
         if let Some(fresh) = marker.fresh_as_of {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
-            metrics::gauge!("chat_sync_source_fresh_timestamp_seconds").set(fresh.micros() as f64 / 1e6);
+            metrics::gauge!("chat_sync_source_fresh_timestamp_seconds").set(fresh.seconds());
         }
         let number = marker.number;
         self.world.to_log.claim(marker, earlier, reconcile).await?;

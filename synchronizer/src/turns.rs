@@ -158,6 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn at_the_very_first_start_the_preferred_region_waits_least() {
+        let clock = Clock(Instant::now());
+        let polls = |region, preferred, seconds| {
+            rules(region, preferred).should_poll(clock.listening(), &[], clock.at(seconds)).is_some()
+        };
+        assert!(polls("b", Some("b"), 5) && !polls("a", Some("b"), 5) && polls("a", Some("b"), 20));
+        assert!(polls("a", None, 5) && !polls("b", None, 5) && polls("b", None, 20), "else the first by name");
+    }
+
+    #[test]
     fn every_reason_has_a_word_of_its_own() {
         use Reason::{Alone, Continues, GivesWay, NobodyPolls, Preferred, Silence};
         let names = [Alone, Continues, NobodyPolls, Silence, Preferred, GivesWay].map(Reason::name);

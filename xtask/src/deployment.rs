@@ -24,8 +24,8 @@ enum Cluster {
 /// The tag of the images that a region is rolled to.
 const OTHER: &str = "other";
 
-/// `long`: the images that are rolled to are those of the commit before.
-pub fn run(long: bool) -> anyhow::Result<()> {
+/// `before`: the commit whose images a region is rolled to.
+pub fn run(before: Option<&str>) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("chat-sync-deployment-").tempdir()?;
     let log = folder.path().join("deployment.log");
     let cluster = if std::env::var_os("KUBECONFIG").is_some() {
@@ -36,7 +36,7 @@ pub fn run(long: bool) -> anyhow::Result<()> {
         eprintln!("NOT RUN  the deployment: KUBECONFIG names no cluster, and none can be started here");
         return Ok(());
     };
-    let tested = build(&cluster, folder.path(), long, &log)
+    let tested = build(&cluster, folder.path(), before, &log)
         .and_then(|()| apply_and_test(&cluster, &log))
         .and_then(|()| leaves_nothing(&cluster, &log));
     if tested.is_err() {
@@ -46,11 +46,11 @@ pub fn run(long: bool) -> anyhow::Result<()> {
 }
 
 /// Builds the programs and their images, and gives them to our own cluster.
-fn build(cluster: &Cluster, folder: &Path, long: bool, log: &Path) -> anyhow::Result<()> {
+fn build(cluster: &Cluster, folder: &Path, before: Option<&str>, log: &Path) -> anyhow::Result<()> {
     crate::test::build()?;
     let target = std::env::current_exe()?.parent().context("no folder of programs")?.to_owned();
     let programs = stripped(&target, &folder.join("programs"))?;
-    let others = if long { before(folder, &target, log)? } else { programs.clone() };
+    let others = before.map_or(Ok(programs.clone()), |commit| programs_of(commit, folder, &target, log))?;
     let Cluster::Own(tool) = cluster else {
         images(&programs, "dev", None, log)?;
         return images(&others, OTHER, None, log);
@@ -89,19 +89,19 @@ fn stripped(from: &Path, to: &Path) -> anyhow::Result<PathBuf> {
     Ok(to.to_owned())
 }
 
-/// The programs of the commit before this one.
-fn before(folder: &Path, target: &Path, log: &Path) -> anyhow::Result<PathBuf> {
+/// The programs of another commit.
+fn programs_of(commit: &str, folder: &Path, target: &Path, log: &Path) -> anyhow::Result<PathBuf> {
     let (tree, target) = (folder.join("before"), target.join("before"));
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
         git.current_dir(root()).args(arguments).arg(&tree);
         git
     };
-    run_command(git(&["worktree", "add", "--quiet", "--detach"]).arg("HEAD~1"))?;
+    run_command(git(&["worktree", "add", "--quiet", "--detach"]).arg(commit))?;
     let mut cargo = Command::new("cargo");
     without_this_package(&mut cargo).current_dir(&tree).args(["build", "--locked", "--target-dir"]).arg(&target);
     cargo.args(PROGRAMS.iter().flat_map(|program| ["-p", program]));
-    let built = step("build the programs of the commit before", log, &mut cargo);
+    let built = step(&format!("build the programs of {commit}"), log, &mut cargo);
     run_command(&mut git(&["worktree", "remove", "--force"]))?;
     built?;
     stripped(&target.join("debug"), &folder.join("programs-before"))

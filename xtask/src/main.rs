@@ -35,9 +35,13 @@ enum Task {
     /// fills up whatever can be, and makes docs/faults.md of what came of it.
     Test {
         name: Option<String>,
-        /// The faults' long runs too (three quarters of an hour); in a deployment, the commit before beside this one.
+        /// The faults' long runs too (three quarters of an hour).
         #[arg(long)]
         long: bool,
+        /// In a deployment: the commit whose images a region is rolled to and back, beside those of now; without it they are
+        /// the same ones by another name.
+        #[arg(long, value_name = "COMMIT")]
+        before: Option<String>,
     },
     /// Release build, real servers, each figure next to what people would use instead; tables on the screen, JSON in
     /// target/. Without a name, all of them.
@@ -89,8 +93,8 @@ fn services(action: Action) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Services { action } => services(action),
-        Task::Test { name: Some(name), long } if name == "deployment" => deployment::run(long),
-        Task::Test { name, long } => test::run(name.as_deref(), long),
+        Task::Test { name: Some(name), before, .. } if name == "deployment" => deployment::run(before.as_deref()),
+        Task::Test { name, long, .. } => test::run(name.as_deref(), long),
         Task::Bench { only } => bench::run(&only),
         Task::Mutants { only } => mutants::run(only.as_deref()),
         Task::Check => check::run(),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use futures::{SinkExt, StreamExt};
 use platform::eventually;
+use platform::testing::PATIENCE;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -94,6 +95,19 @@ async fn frame(socket: &mut Socket, kind: &str) -> Value {
             return frame;
         }
     }
+}
+
+/// Why the server closes the connection.
+async fn closing_code(socket: &mut Socket) -> u16 {
+    let code = async {
+        loop {
+            if let Message::Close(Some(why)) = socket.next().await.expect("a frame").expect("a frame") {
+                return u16::from(why.code);
+            }
+        }
+    };
+    // Somebody who is not sent away hears heartbeats for ever.
+    tokio::time::timeout(PATIENCE, code).await.expect("it is closed")
 }
 
 async fn subscribe(socket: &mut Socket, chat: &str) {
@@ -202,12 +216,7 @@ async fn a_chat_that_a_token_may_not_see_is_nowhere() {
     let mut socket = only_its_own(&rita, &olga, &pipeline, support, board).await;
     // Its token is taken from it: what is open is closed, what comes is refused.
     save(&file, &[operator]);
-    let closed = loop {
-        if let Message::Close(Some(why)) = socket.next().await.unwrap().unwrap() {
-            break u16::from(why.code);
-        }
-    };
-    assert_eq!(closed, 4001);
+    assert_eq!(closing_code(&mut socket).await, 4001);
     assert_eq!(rita.refused("/api/chats").await, (401, "bad_token".to_owned()));
     assert_eq!(rita.connect_is_refused().await, 401);
 }
@@ -257,12 +266,7 @@ async fn without_a_token_nothing_is_told_and_foreign_ones_are_refused() {
     let soon = contract::Timestamp::now().micros() / 1_000_000 - 40;
     let token = signed(&json!({ "sub": "Ada", "exp": soon, "chats": "*" }), secret);
     let mut ends = Caller::with_token(address, &token).connect().await.expect("clocks may differ by a minute");
-    let closed = loop {
-        if let Message::Close(Some(why)) = ends.next().await.unwrap().unwrap() {
-            break why;
-        }
-    };
-    assert_eq!(u16::from(closed.code), 4001);
+    assert_eq!(closing_code(&mut ends).await, 4001);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,11 +178,11 @@ function read(message) {
 
 // ---- what is fetched ----
 
-/** Fetches the page before the oldest that is known without a hole; gives whether there may be more. */
-async function fetchOlder(copy) {
+/** Fetches the `limit` messages before the oldest that is known without a hole; gives whether there may be more. */
+async function fetchOlder(copy, limit = 100) {
   const asked = copy.floor;
   if (copy.complete || !asked) return false;
-  const query = `limit=100&before=${encodeURIComponent(asked.id)}`;
+  const query = `limit=${limit}&before=${encodeURIComponent(asked.id)}`;
   try {
     const response = await ask(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
     if (!response.ok) return false;

@@ -6,6 +6,7 @@ import { address, announce, byId, day, dayAndTime, element, keyed, plural, time 
 const WINDOW = 400; // roots in the page at once
 const STEP = 120; // how many come and go at an end
 const NEAR = 600; // px from an end
+const FAR = 500; // messages a request on the way to the beginning: as many as the server gives at once
 const TOGETHER = 300000; // ms in which one author's messages stand together
 const RETURNING = 3000; // ms in which a chat that is opened again gets what was missed
 
@@ -235,7 +236,7 @@ export class Thread {
 
   async toBeginning() {
     const copy = this.copy;
-    while (copy && !copy.complete && (await this.fetchOlder(copy)) && copy === this.copy);
+    while (copy && !copy.complete && (await this.fetchOlder(copy, FAR)) && copy === this.copy);
     if (!copy || copy !== this.copy) return;
     this.beginAt(0, copy.threads().roots.length);
     this.list.scrollTop = 0;

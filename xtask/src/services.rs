@@ -62,8 +62,9 @@ pub fn up_as_containers() -> anyhow::Result<()> {
 
 pub fn up() -> anyhow::Result<()> {
     refuse_twice()?;
-    let folder = tempfile::Builder::new().prefix("chat-sync-services-").tempdir()?.keep();
-    eprintln!("Starting Kafka, Postgres and Redis in {}", folder.display());
+    // If one does not start, the others end and the folder goes.
+    let folder = tempfile::Builder::new().prefix("chat-sync-services-").tempdir()?;
+    eprintln!("Starting Kafka, Postgres and Redis in {}", folder.path().display());
     let (mut started, mut exports) = (Vec::new(), Vec::new());
     for (variable, start, address) in SERVERS {
         // One that the environment names is used as it is, and not ended by `down`.
@@ -71,13 +72,14 @@ pub fn up() -> anyhow::Result<()> {
             exports.push(format!("export {variable}={given}"));
             continue;
         }
-        let server: Server = start(&folder)?;
+        let server: Server = start(folder.path())?;
         exports.push(format!("export {variable}={}", address.replace("PORT", &server.port.to_string())));
         started.push(server);
     }
     let pids: Vec<Option<u32>> = started.iter().map(Server::pid).collect();
     std::fs::create_dir_all(root().join("target"))?;
-    std::fs::write(state(), json!({ "folder": folder, "pids": pids }).to_string())?;
+    std::fs::write(state(), json!({ "folder": folder.path(), "pids": pids }).to_string())?;
+    let _ = folder.keep();
     exports.iter().for_each(|export| println!("{export}"));
     started.into_iter().for_each(Server::detach);
     eprintln!("Up. With these variables set, start external, synchronizer, writer and internal; see README.md.");

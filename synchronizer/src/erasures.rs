@@ -92,14 +92,7 @@ impl Erasures {
             }
             let assigned = match reader.next().await? {
                 Event::Assigned(partitions) => partitions,
-                Event::OutOfRange(at) => {
-                    if to_log.is_own_erasures(&at.topic) {
-                        // Another topic in its place, which need not have what this one had.
-                        *self.here.write().unwrap_or_else(PoisonError::into_inner) = ErasureSet::default();
-                        self.changed.send_replace(());
-                    }
-                    vec![at]
-                }
+                Event::OutOfRange(at) => vec![at],
                 Event::Records(records) => {
                     for record in records {
                         awaited.retain(|at, end| *at != record.at || record.offset + 1 < *end);

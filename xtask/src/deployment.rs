@@ -168,7 +168,7 @@ fn apply_and_test(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
     run_command(&mut tests)
 }
 
-/// Deletes what was applied, as it was applied, and looks for what is left of it.
+/// Deletes what was applied, as it was applied, and looks for what is left of it; with its namespace goes whatever is in one.
 fn leaves_nothing(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
     let mut delete = cluster.command("kubectl");
     delete.current_dir(root()).args(["delete", "-Rf", "deployment", "--ignore-not-found", "--timeout=300s"]);
@@ -181,9 +181,6 @@ fn leaves_nothing(cluster: &Cluster, log: &Path) -> anyhow::Result<()> {
     let left = output(cluster.command("kubectl").args(names))?;
     let left: Vec<&str> = left.lines().filter(|name| name.contains("chat-sync")).collect();
     anyhow::ensure!(left.is_empty(), "deleting left {left:?}");
-    let spaced = ["get", &kinds.join(","), "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace}{\"\\n\"}{end}"];
-    let left = output(cluster.command("kubectl").args(spaced))?;
-    anyhow::ensure!(!left.contains("chat-sync"), "deleting left something in a namespace: {left}");
     Ok(())
 }
 

@@ -13,7 +13,6 @@ mod services;
 mod test;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
@@ -92,8 +91,7 @@ fn services(action: Action) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
-    // Ctrl-C ends what was called, which makes this program end too; but not before it has stopped its servers.
-    let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::default());
+    process::end_in_order();
     let done = match Args::parse().task {
         Task::Services { action } => services(action),
         Task::Test { name: Some(name), before, .. } if name == "deployment" => deployment::run(before.as_deref()),

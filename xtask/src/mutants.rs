@@ -277,7 +277,9 @@ fn passes(mutant: &Mutant, copy: &Path, world: &World) -> anyhow::Result<bool> {
         [_, binary] => command.args(["--test", binary]),
     };
     command.arg(mutant.test).envs(world.variables.iter().map(|(name, value)| (name, value)));
-    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
+    let passed = command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success();
+    process::go_on()?;
+    Ok(passed)
 }
 
 fn git(arguments: &[&str]) -> anyhow::Result<()> {

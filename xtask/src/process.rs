@@ -4,9 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 /// How long a server may take to answer, on a slow machine.
 const START: Duration = Duration::from_secs(90);
@@ -18,6 +22,25 @@ pub fn root() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// Whether somebody has pressed Ctrl-C.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Ctrl-C ends what was called, which makes this program end too, but not before it has stopped its servers. Pressed again, it
+/// ends at once.
+pub fn end_in_order() {
+    let _ = flag::register_conditional_shutdown(SIGINT, 130, INTERRUPTED.clone());
+    let _ = flag::register(SIGINT, INTERRUPTED.clone());
+}
+
+/// For who would take what was ended for something that failed by itself.
+///
+/// # Errors
+/// If somebody has pressed Ctrl-C.
+pub fn go_on() -> anyhow::Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
 }
 
 /// Cargo in the repository, called as people call it.

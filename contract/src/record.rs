@@ -99,6 +99,10 @@ pub struct Marker {
     /// Whether changes may be missing up to the cursor, until a reconcile is done.
     #[serde(default)]
     pub gap: bool,
+    /// At least so many records of this leader lie in this partition between the marker before this one (its predecessor) and this
+    /// one; another number in every partition.
+    #[serde(default)]
+    pub records: u64,
 }
 
 impl Marker {

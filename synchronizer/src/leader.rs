@@ -77,9 +77,10 @@ impl Place {
 impl Leader {
     /// Goes on where the last leader was, by what this process knows of it from standing by. Without a checkpoint,
     /// everything there is gets listed: the feed may not reach back to the beginning.
-    pub fn begin(world: World, Handover { checkpoint, seen, next, elected }: Handover) -> Self {
+    pub fn begin(world: World, Handover { checkpoint, seen, next, read, elected }: Handover) -> Self {
         let incarnation = format!("{}-{:016x}", world.settings.region, rand::random::<u64>());
         tracing::info!(incarnation, resumed = checkpoint.is_some(), "leading");
+        world.to_log.begin_term();
         let (source, erasures) = (&world.settings.source, world.erasures.clone());
         let appender = Appender::new(world.to_log.clone(), source, seen, erasures, world.log_check.clone());
         let mirror = Mirror {
@@ -87,6 +88,7 @@ impl Leader {
             region: world.region.clone(),
             appender: appender.clone(),
             next: Mutex::new(next),
+            read: Mutex::new(read),
         };
         let lately = world.settings.turns.take_over_after;
         if checkpoint.is_some() {
@@ -424,6 +426,7 @@ impl Leader {
                 previous_leader: place.marked.leader.clone(),
                 generation: place.generation,
                 gap: false,
+                records: 0,
             };
             (marker, place.remembered.earlier(Instant::now()))
         };

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod compare;
 pub mod config;
+pub mod counted;
 pub mod dead_letters;
 pub mod erase;
 pub mod erasures;

@@ -9,6 +9,7 @@ use platform::event_log::{Event, LogError, Reader, TopicPartition};
 use platform::retry;
 
 use crate::append::Appender;
+use crate::counted::Read;
 use crate::region::Region;
 use crate::to_log::ToLog;
 
@@ -18,6 +19,7 @@ pub struct Mirror {
     pub appender: Appender,
     /// The next offset to be read, by partition.
     pub next: Mutex<BTreeMap<TopicPartition, u64>>,
+    pub read: Mutex<Read>,
 }
 
 impl Mirror {
@@ -41,11 +43,12 @@ impl Mirror {
                 Event::Assigned(partitions) => self.begin(&mut *reader, partitions).await?,
                 Event::Records(records) => {
                     for record in records {
-                        match Record::decode(&record.value, Timestamp::now()) {
-                            Ok(Record::Marker(marker)) => self.region.hear(record.at.partition, &marker),
-                            Ok(row) => self.appender.note(&row),
-                            // The writer's to dead-letter.
-                            Err(_) => {}
+                        let decoded = Record::decode(&record.value, Timestamp::now());
+                        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+                        self.region.hear(&record.at, &decoded, &mut read);
+                        // What cannot be decoded is the writer's to dead-letter.
+                        if let Ok(row) = decoded {
+                            self.appender.note(&row);
                         }
                         self.next().insert(record.at, record.offset + 1);
                     }

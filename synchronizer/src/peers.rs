@@ -147,14 +147,14 @@ impl Peer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use contract::Timestamp;
 
     const AT: u64 = 1_767_000_000_000_000;
 
     /// The marker of this number, made that many seconds after the first.
-    fn marker(leader: &str, number: u64) -> Marker {
+    pub(crate) fn marker(leader: &str, number: u64) -> Marker {
         let at = Timestamp::from_micros(AT + number * 1_000_000).unwrap();
         Marker {
             source: "external".into(),
@@ -175,6 +175,7 @@ mod tests {
             previous_leader: None,
             generation: None,
             gap: false,
+            records: 0,
         }
     }
 

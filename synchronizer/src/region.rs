@@ -3,9 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use contract::{Marker, Timestamp};
+use contract::{Marker, Record, Timestamp};
+use platform::event_log::TopicPartition;
 use platform::health::Check;
 
+use crate::counted::Read;
 use crate::peers::{Heard, Peers, Series};
 use crate::turns::{Before, Listening, Reason, Rules};
 
@@ -54,8 +56,15 @@ impl Region {
         self.rules.others.is_empty()
     }
 
-    /// A marker came through the mirror.
-    pub fn hear(&self, partition: u32, marker: &Marker) {
+    /// A record came through the mirror; `read` is what came before it.
+    pub fn hear<E>(&self, at: &TopicPartition, record: &Result<Record, E>, read: &mut Read) {
+        match record {
+            Ok(Record::Marker(marker)) => self.hear_marker(at.partition, marker, read.marker(at, marker)),
+            _ => read.record(at),
+        }
+    }
+
+    fn hear_marker(&self, partition: u32, marker: &Marker, lacks: bool) {
         let mut shared = self.lock();
         let heard = shared.peers.hear(partition, marker, Instant::now());
         if heard == Heard::Repeated {
@@ -65,14 +74,14 @@ impl Region {
         if shared.polls {
             metrics::counter!("chat_sync_both_poll_markers_total").increment(1);
         }
-        if heard == Heard::BehindAHole {
+        if heard == Heard::BehindAHole || lacks {
             metrics::counter!("chat_sync_mirror_holes_total", "region" => marker.region.clone()).increment(1);
             tracing::error!(
                 region = marker.region,
                 kafka.partition = partition,
                 leader = marker.leader,
                 number = marker.number,
-                "the mirror has a hole: the marker before this one never came"
+                "the mirror has a hole: the marker before this one, or records in between, never came"
             );
             shared.hole = Some(marker.region.clone());
         }

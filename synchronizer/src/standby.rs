@@ -11,6 +11,7 @@ use platform::retry;
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
+use crate::counted::Read;
 use crate::seen::Seen;
 use crate::source::Outcome;
 use crate::world::World;
@@ -28,6 +29,7 @@ pub struct Handover {
     pub seen: Seen,
     /// The next offset to be read, by partition.
     pub next: BTreeMap<TopicPartition, u64>,
+    pub read: Read,
     pub elected: Instant,
 }
 
@@ -38,6 +40,8 @@ pub struct Standby {
     seen: Seen,
     /// The next offset to be read, by partition.
     next: Positions,
+    /// What came through the mirrors.
+    read: Read,
     /// Where the log ended when this process was elected: what must be read before it knows what the last leader knew.
     ends: Positions,
     elected: Option<Instant>,
@@ -52,6 +56,7 @@ impl Standby {
             checkpoint: watch::Sender::default(),
             seen: Seen::default(),
             next: Positions::new(),
+            read: Read::default(),
             ends: Positions::new(),
             elected: None,
         }
@@ -67,8 +72,9 @@ impl Standby {
             () = asks => {}
             () = to_log.watch(check) => {}
         }
-        let Self { checkpoint, seen, next, elected, .. } = self;
-        Handover { checkpoint: checkpoint.borrow().clone(), seen, next, elected: elected.unwrap_or_else(Instant::now) }
+        let Self { checkpoint, seen, next, read, elected, .. } = self;
+        let elected = elected.unwrap_or_else(Instant::now);
+        Handover { checkpoint: checkpoint.borrow().clone(), seen, next, read, elected }
     }
 
     /// However often the log goes away.
@@ -90,7 +96,7 @@ impl Standby {
         let now = chrono::Utc::now().timestamp_millis();
         let read_again = checkpoint.as_ref().map_or(now, |checkpoint| checkpoint.read_again_since(overlap)).min(now);
         let starts = to_log.since(read_again - i64::try_from(FURTHER.as_millis()).unwrap_or_default()).await?;
-        (self.next, self.ends) = (starts.clone(), Positions::new());
+        (self.next, self.ends, self.read) = (starts.clone(), Positions::new(), Read::default());
         self.checkpoint.send_replace(checkpoint);
         let (mut changes, mut checkpoints) = (to_log.read_changes().await?, to_log.read_checkpoints().await?);
         loop {
@@ -141,12 +147,12 @@ impl Standby {
         if let Some(checkpoint) = self.world.to_log.checkpoint_from(record) {
             self.checkpoint.send_replace(Some(checkpoint));
         } else {
-            match Record::decode(&record.value, Timestamp::now()) {
-                Ok(Record::Marker(marker)) if self.world.to_log.is_mirrored(&record.at.topic) => {
-                    self.world.region.hear(record.at.partition, &marker);
-                }
-                Ok(row) => self.seen.insert(&row, Instant::now()),
-                Err(_) => {}
+            let decoded = Record::decode(&record.value, Timestamp::now());
+            if self.world.to_log.is_mirrored(&record.at.topic) {
+                self.world.region.hear(&record.at, &decoded, &mut self.read);
+            }
+            if let Ok(row) = decoded {
+                self.seen.insert(&row, Instant::now());
             }
         }
         if let Some(next) = self.next.get_mut(&record.at) {

@@ -1,7 +1,7 @@
 //! Writes to the log: records first, then the claims about them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contract::erasure::Erasure;
 use contract::record::RETRY_HEADER;
@@ -17,6 +17,7 @@ use platform::health::Check;
 use crate::agenda;
 use crate::checkpoint::{Checkpoint, Earlier};
 use crate::config::Settings;
+use crate::counted::Appended;
 
 /// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
 /// this region has been away for long.
@@ -37,6 +38,7 @@ pub struct ToLog {
     source: String,
     region: String,
     partitions: u32,
+    appended: Arc<Mutex<Appended>>,
 }
 
 /// Why the log cannot be written to.
@@ -70,6 +72,7 @@ impl ToLog {
             source: settings.source.clone(),
             region: settings.region.clone(),
             partitions,
+            appended: Arc::default(),
         };
         for record in to_log.log.tail(&to_log.topics.changes, 5).await? {
             if let Ok(Record::Marker(marker)) = Record::decode(&record.value, Timestamp::now())
@@ -259,6 +262,11 @@ impl ToLog {
         self.log.read(topic, "synchronizer-standby", Sharing::All).await
     }
 
+    /// A term of leadership begins in this process: what is appended from now on is its.
+    pub fn begin_term(&self) {
+        self.appended().begin_term();
+    }
+
     /// Appends rows and rejected items and waits for the acks.
     ///
     /// # Errors
@@ -271,7 +279,11 @@ impl ToLog {
             new.headers.push(("traceparent".to_owned(), trace.clone()));
             Some(new)
         });
-        self.log.append(new.collect()).await?;
+        let new: Vec<NewRecord> = new.collect();
+        let taken: Vec<u32> = new.iter().map(|record| record.partition).collect();
+        let begun = self.appended().begin();
+        self.log.append(new).await?;
+        self.appended().taken(begun, taken.into_iter());
         let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
         for record in records {
             *kinds.entry(record.kind()).or_default() += 1;
@@ -300,10 +312,13 @@ impl ToLog {
     /// [`LogError`].
     pub async fn claim(&self, marker: Marker, earlier: Vec<Earlier>, reconcile: agenda::State) -> Result<(), LogError> {
         let checkpoint = Checkpoint { earlier, ..self.place_of(&marker, true, reconcile) };
-        let now = marker.at;
-        let record = Record::Marker(marker);
-        let markers = (0..self.partitions).map(|partition| self.new_record(&record, partition, now));
+        let records = self.appended().close();
+        let markers = (0..self.partitions).map(|partition| {
+            let records = records.get(&partition).copied().unwrap_or(0);
+            self.new_record(&Record::Marker(Marker { records, ..marker.clone() }), partition, marker.at)
+        });
         self.log.append(markers.collect()).await?;
+        self.appended().open();
         fail_point("leader.marked");
         self.check_point(&checkpoint).await?;
         fail_point("leader.checkpointed");
@@ -317,6 +332,10 @@ impl ToLog {
     /// [`LogError`].
     pub async fn stand_by(&self, marker: &Marker, reconcile: agenda::State) -> Result<(), LogError> {
         self.check_point(&self.place_of(marker, false, reconcile)).await
+    }
+
+    fn appended(&self) -> MutexGuard<'_, Appended> {
+        self.appended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place_of(&self, marker: &Marker, polls: bool, reconcile: agenda::State) -> Checkpoint {

@@ -54,6 +54,14 @@ const MUTANTS: &[Mutant] = &[
         test: "v1_the_topic_is_made_again_after_its_broker_was_restarted",
     },
     Mutant {
+        guard: "what a marker counts",
+        file: "synchronizer/src/counted.rs",
+        from: "read - then < marker.records",
+        to: "read < then",
+        binary: ["system-tests", "faults"],
+        test: "r1_a_hole_in_the_mirror_is_said_and_repaired",
+    },
+    Mutant {
         guard: "`>` in the upsert",
         file: "writer/queries/upsert_messages.sql",
         from: "WHERE excluded.version > stored.version",

@@ -194,6 +194,7 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         previous_leader: None,
         generation: None,
         gap: false,
+        records: 0,
     };
     let value = Record::Marker(marker).encode();
     log.append(vec![NewRecord { topic: "chat-changes".into(), partition: 0, key: None, value, headers: Vec::new() }])

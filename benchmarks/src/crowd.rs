@@ -34,7 +34,7 @@ pub async fn run() -> anyhow::Result<Table> {
     let mut pipeline = Pipeline::start(options).await.context("the servers")?;
     let chats: Vec<String> = (0..CHATS).map(|number| format!("chat-{number}")).collect();
     let straight = Straight::begin(&mut pipeline, &chats).await?;
-    let log = straight.log()?;
+    let log = straight.log().await?;
     for chat in &chats {
         log.append((0..60).map(|number| straight.message(chat, &format!("m{number}"))).collect()).await?;
     }
@@ -117,7 +117,7 @@ async fn reconnect(
     let killed = Instant::now();
     pipeline.internal.kill();
     let records = chats.iter().map(|chat| straight.message(chat, &last)).collect();
-    straight.log()?.append(records).await?;
+    straight.log().await?.append(records).await?;
     for _ in 0..RECONNECT {
         heard.recv().await.context("a client is right again")?;
     }

@@ -160,7 +160,7 @@ impl World {
 
     /// People write as ever: when each message's append began.
     async fn write(&self, part: &str, beats: usize) -> anyhow::Result<Times> {
-        let log = self.straight.log()?;
+        let log = self.straight.log().await?;
         let (mut times, mut ticks) = (Times::new(), tokio::time::interval(BEAT));
         for beat in 0..beats {
             ticks.tick().await;
@@ -178,7 +178,7 @@ impl World {
     }
 
     async fn flood(&self) -> anyhow::Result<()> {
-        let log = self.straight.log()?;
+        let log = self.straight.log().await?;
         let (mut ticks, mut appends) = (tokio::time::interval(SPLASH), JoinSet::new());
         let splashes = usize::try_from(LASTS.as_millis() / SPLASH.as_millis())?;
         for splash in 0..splashes {

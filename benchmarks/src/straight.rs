@@ -30,19 +30,22 @@ impl Straight {
         let topic = Topics::with_suffix(&pipeline.topic_suffix).changes.into();
         let straight = Self { topic, kafka: pipeline.kafka.clone(), internal: pipeline.internal_address.clone() };
         let records = chats.iter().map(|chat| straight.record(chat, Record::Chat(chat_row(chat)))).collect();
-        straight.log()?.append(records).await?;
+        straight.log().await?.append(records).await?;
         let url = format!("http://{}/api/chats", straight.internal);
         let last = format!("\"{}\"", chats.last().map_or("", String::as_str));
         eventually!(system_tests::http::get(&url).await?.text().await?.contains(&last), "the chats are there");
         Ok(straight)
     }
 
-    /// A producer of one's own.
+    /// A producer of one's own that has appended: the first append waits for the producer's number, half a second where
+    /// its broker is not connected yet.
     ///
     /// # Errors
-    /// If the broker's address is none.
-    pub fn log(&self) -> anyhow::Result<Arc<dyn EventLog>> {
-        Ok(Arc::new(Kafka::new(&self.kafka)?))
+    /// If the log cannot be written to.
+    pub async fn log(&self) -> anyhow::Result<Arc<dyn EventLog>> {
+        let log = Arc::new(Kafka::new(&self.kafka)?);
+        log.append(vec![self.message("nobody-watches", "the-first-of-a-producer")]).await?;
+        Ok(log)
     }
 
     /// A new message with a text of 300 bytes.

@@ -31,6 +31,9 @@ const link = new Link({
 
 // ---- frames ----
 
+const GONE = "This chat is not there, or not any more.";
+const REFUSED = { chat_not_found: GONE, chat_deleted: "This chat was deleted." };
+
 function hear(frame) {
   if (frame.type === "chats") return drawChats(frame.chats, frame.complete);
   const copy = copies.get(frame.chat);
@@ -38,7 +41,7 @@ function hear(frame) {
   if (frame.type === "error") {
     copy.refused = true;
     if (frame.code === "chat_not_found") forget(frame.chat);
-    if (frame.chat === open) notice(frame.message);
+    if (frame.chat === open) notice(REFUSED[frame.code] ?? frame.message);
     return askAgain(); // the list may have brought it just before this answer
   }
   const shownFrom = copy.floor;
@@ -148,7 +151,7 @@ function drawTitle() {
   byId("title").textContent = chat?.title ?? (open ? open : "Choose a chat");
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
   // A server that has just started does not know all of them yet.
-  if (open && !chat && allChats) notice("This chat is not there, or not any more.");
+  if (open && !chat && allChats) notice(GONE);
 }
 
 // ---- what the reader has read ----

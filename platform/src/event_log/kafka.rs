@@ -111,6 +111,9 @@ impl Kafka {
             // The default of 1 s is a stall whenever the local queue was full for a moment.
             .set("fetch.queue.backoff.ms", "10")
             .set("queued.max.messages.kbytes", "16384")
+            // What is fetched stands in one queue for all partitions, one with a backlog before the others: as much as is
+            // handed over at once.
+            .set("queued.min.messages", "2000")
             .set("fetch.message.max.bytes", "1048576")
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set("session.timeout.ms", "10000")
@@ -312,7 +315,7 @@ fn find(cluster: &ClientConfig, at: &TopicPartition, key: &[u8], since_ms: i64) 
 }
 
 /// A consumer that tells where a partition ends.
-fn looking(cluster: &ClientConfig) -> Result<BaseConsumer, LogError> {
+pub(super) fn looking(cluster: &ClientConfig) -> Result<BaseConsumer, LogError> {
     let mut config = Kafka::consumer_config(cluster, "chat-sync-tail");
     config.set("enable.partition.eof", "true").create().map_err(unavailable)
 }

@@ -25,18 +25,16 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::mpsc as async_mpsc;
 
-use super::kafka::{Kafka, log_record, unavailable};
+use super::kafka::{Kafka, log_record, looking, unavailable};
 use super::kafka_consumer::{Context, Wanted};
 use super::kafka_silence::Silence;
+use super::kafka_waiting::Waiting;
 use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
 
 /// How long one poll waits; also how late a command may be noticed.
 const POLL: Duration = Duration::from_millis(20);
-/// How many records are handed over at once, and about how many bytes: 8 MiB.
-const BATCH: usize = 2000;
-const BATCH_BYTES: usize = 8 << 20;
-/// How many batches may wait for the async side; then nothing is polled.
-const WAITING: usize = 4;
+/// How many records are polled in a row.
+const POLLED: usize = 2000;
 /// How long nothing is polled. Then the partitions are put away and polling goes on: a member that does not poll is
 /// thrown out of its group. Not at once: librdkafka forgets what it has fetched of them, and fetching it again and
 /// again cost the writer two thirds of its rows.
@@ -84,9 +82,10 @@ impl KafkaReader {
         config.set("enable.partition.eof", "true");
         let wanted = Wanted { config, topic, sharing, rebalanced };
         let (commands, received) = mpsc::channel();
-        let (tell, told) = async_mpsc::channel(WAITING);
+        let (tell, told) = async_mpsc::channel(1);
         let thread = Thread {
             consumer: wanted.consumer()?,
+            asking: looking(cluster)?,
             wanted,
             rebalances,
             received,
@@ -99,6 +98,7 @@ impl KafkaReader {
             stale: false,
             lost: false,
             outbox: VecDeque::new(),
+            waiting: Waiting::default(),
             full: None,
             held: false,
             silence: Silence::default(),
@@ -163,6 +163,9 @@ impl Reader for KafkaReader {
 /// The blocking side.
 struct Thread {
     consumer: BaseConsumer<Context>,
+    /// Asks where partitions end. Not the one that reads: a question waits behind the fetch that is under way, which lasts
+    /// until something comes.
+    asking: BaseConsumer,
     wanted: Wanted,
     rebalances: mpsc::Receiver<Event>,
     received: mpsc::Receiver<Command>,
@@ -183,6 +186,8 @@ struct Thread {
     lost: bool,
     /// What the async side has not taken yet, in order.
     outbox: VecDeque<Told>,
+    /// Records that it has not taken yet, all of them from after what is in the outbox.
+    waiting: Waiting,
     /// Since when there is no room for more.
     full: Option<Instant>,
     /// Whether no partition is read because the async side is slow.
@@ -223,7 +228,7 @@ impl Thread {
     }
 
     fn turn(&mut self) -> Result<(), Gone> {
-        if self.outbox.is_empty() || self.held {
+        if self.has_room() || self.held {
             self.poll();
         } else {
             std::thread::sleep(ROOM);
@@ -247,17 +252,19 @@ impl Thread {
         self.consumer.context().settling().is_none_or(|since| since.elapsed() >= SETTLING)
     }
 
+    fn has_room(&self) -> bool {
+        self.outbox.is_empty() && self.waiting.has_room()
+    }
+
     /// One poll: what the group did comes before the records that were polled after it.
     fn poll(&mut self) {
         let records = self.poll_batch();
         self.follow_group();
-        for record in &records {
+        for record in records {
             if let Some(position) = self.started.get_mut(&record.at) {
                 *position = record.offset + 1;
             }
-        }
-        if !records.is_empty() {
-            self.outbox.push_back(Told::Event(Event::Records(records)));
+            self.waiting.push(record);
         }
         if self.lost {
             self.find_lost();
@@ -269,6 +276,7 @@ impl Thread {
         while let Ok(event) = self.rebalances.try_recv() {
             self.started.clear();
             self.starting.clear();
+            self.waiting = Waiting::default();
             self.stale = false;
             self.assigned = match &event {
                 Event::Assigned(partitions) => partitions.iter().cloned().collect(),
@@ -280,17 +288,16 @@ impl Thread {
 
     /// Hands over what there is room for; puts the partitions away while there is none for long.
     fn hand_over(&mut self) -> Result<(), Gone> {
-        while let Some(told) = self.outbox.pop_front() {
-            match self.tell.try_send(told) {
-                Ok(()) => {}
-                Err(async_mpsc::error::TrySendError::Full(told)) => {
-                    self.outbox.push_front(told);
-                    break;
-                }
-                Err(async_mpsc::error::TrySendError::Closed(_)) => return Err(Gone),
-            }
+        while !self.outbox.is_empty() || !self.waiting.is_empty() {
+            let room = match self.tell.try_reserve() {
+                Ok(room) => room,
+                Err(async_mpsc::error::TrySendError::Full(())) => break,
+                Err(async_mpsc::error::TrySendError::Closed(())) => return Err(Gone),
+            };
+            let next = self.outbox.pop_front();
+            room.send(next.unwrap_or_else(|| Told::Event(Event::Records(self.waiting.take()))));
         }
-        self.full = if self.outbox.is_empty() { None } else { self.full.or_else(|| Some(Instant::now())) };
+        self.full = if self.has_room() { None } else { self.full.or_else(|| Some(Instant::now())) };
         if self.full.is_some() {
             self.silence.forget();
         }
@@ -304,9 +311,9 @@ impl Thread {
 
     /// Waits for the first record, then takes what is there.
     fn poll_batch(&mut self) -> Vec<LogRecord> {
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        let mut wait = POLL;
-        while records.len() < BATCH && bytes < BATCH_BYTES {
+        let mut records = Vec::new();
+        let mut wait = if self.waiting.is_empty() { POLL } else { ROOM };
+        while records.len() < POLLED {
             match self.consumer.poll(wait) {
                 Some(Err(KafkaError::PartitionEOF(_))) => self.consumer.context().set_settling(None),
                 Some(Ok(message)) => {
@@ -316,7 +323,6 @@ impl Thread {
                         Some(topic) => topic.clone(),
                         None => self.topics.entry(name.to_owned()).or_insert_with(|| name.into()).clone(),
                     };
-                    bytes += message.payload_len();
                     records.push(log_record(&topic, &message));
                 }
                 Some(Err(error)) => {
@@ -338,7 +344,7 @@ impl Thread {
     fn find_lost(&mut self) {
         let mut lost = Vec::new();
         for (at, position) in &self.started {
-            match self.consumer.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2)) {
+            match self.asking.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2)) {
                 Ok((start, end)) => {
                     let held = u64::try_from(start).unwrap_or(0)..=u64::try_from(end).unwrap_or(u64::MAX);
                     if !held.contains(position) {
@@ -358,15 +364,17 @@ impl Thread {
         }
         for at in lost {
             self.started.remove(&at);
+            let before = self.waiting.take_of(&at);
+            self.outbox.push_back(Told::Event(Event::Records(before)));
             self.outbox.push_back(Told::Event(Event::OutOfRange(at)));
         }
     }
 
     /// Replaces a consumer that is deaf.
     fn listen(&mut self) {
-        let consumer = &self.consumer;
+        let asking = &self.asking;
         let deaf = self.silence.look(&self.started, |at| {
-            let ends = consumer.fetch_watermarks(&at.topic, id(at), ASKING);
+            let ends = asking.fetch_watermarks(&at.topic, id(at), ASKING);
             ends.inspect_err(|error| tracing::debug!(%error, %at, "looking for an end")).ok()?.1.try_into().ok()
         });
         match deaf {
@@ -429,6 +437,7 @@ impl Thread {
         self.stale = false;
         for (at, (offset, generation)) in std::mem::take(&mut self.starting) {
             self.started.insert(at.clone(), offset);
+            self.waiting.take_of(&at);
             self.outbox.push_back(Told::Started { at, generation });
         }
         let mut list = TopicPartitionList::new();
@@ -445,7 +454,7 @@ impl Thread {
 
     /// Announces partitions that were not there before.
     fn discover(&mut self) {
-        let Ok(metadata) = self.consumer.fetch_metadata(None, Duration::from_secs(2)) else { return };
+        let Ok(metadata) = self.asking.fetch_metadata(None, Duration::from_secs(2)) else { return };
         let mut new = Vec::new();
         for topic in metadata.topics().iter().filter(|topic| self.wanted.topic.matches(topic.name())) {
             for partition in topic.partitions() {

@@ -15,6 +15,7 @@ mod kafka_consumer;
 mod kafka_reader;
 pub mod kafka_settings;
 mod kafka_silence;
+mod kafka_waiting;
 pub mod suite;
 
 /// A partition of a topic.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use platform::eventually;
 use system_tests::browser::Browser;
 use system_tests::metrics;
-use system_tests::pipeline::Embedded;
-use system_tests::proxy::Proxy;
+use system_tests::pipeline::{Embedded, Options, Pipeline};
+use system_tests::proxy::{Fault, Proxy};
 use system_tests::reader::Reader;
 use system_tests::vendor::Vendor;
 use thirtyfour::prelude::*;
@@ -263,6 +263,39 @@ async fn v5_the_chip_tells_live_behind_idle_and_offline_apart() {
         .unwrap();
     let expected = ["live", "idle", "behind", "behind", "behind", "connecting", "offline", "connecting"];
     assert_eq!(said.json(), &serde_json::json!(expected));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v5_a_page_says_what_it_waits_for_and_what_is_not_there() {
+    let Some(browser) = Browser::open().await else { return };
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let proxy = Proxy::to(&pipeline.internal_address).await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Support desk").await;
+    for text in ["The parcel has not come", "I ask the carrier", "It comes tomorrow, says the carrier"] {
+        vendor.post(&chat, text).await;
+    }
+    let last = vendor.post(&chat, "Thank you").await;
+    let says = async |words: &str| browser.run("return document.getElementById('notice').textContent").await == words;
+    browser.show(&proxy.address, "#/nothing-of-that-name").await;
+    eventually!(says("This chat is not there, or not any more.").await, "a chat that is not there is refused");
+    browser.pictures("refused").await;
+
+    eventually!(browser.state().await == "live", "the chip says live");
+    // Heartbeats come, and what the page asks for does not arrive.
+    proxy.misbehave(Fault::NothingThere);
+    browser.run(&format!("location.hash = '#/{chat}'")).await;
+    eventually!(says("Loading …").await, "it says that it loads");
+    browser.pictures("loading").await;
+    proxy.misbehave(Fault::None);
+    eventually!(browser.shows(&last, "Thank you").await, "the chat is shown");
+
+    pipeline.external.kill();
+    eventually!(browser.state().await == "behind", "the chip says behind");
+    browser.pictures("behind").await;
+    assert!(browser.shows(&last, "Thank you").await, "and what there is stays");
     browser.close().await;
 }
 

@@ -14,6 +14,7 @@ mod pods;
 mod rows;
 mod stores;
 mod straight;
+mod verify;
 mod whole;
 mod writing;
 

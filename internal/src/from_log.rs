@@ -207,7 +207,7 @@ impl FromLog {
 
     /// Gives the partitions in which something was passed over.
     async fn take(&mut self, records: Vec<LogRecord>) -> BTreeSet<TopicPartition> {
-        let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
+        let last_ms = event_log::furthest_behind(&records);
         let mut items = Vec::with_capacity(records.len());
         let (mut updates, mut positions) = (Vec::new(), BTreeMap::new());
         let (mut rows_read, mut last_row_ms, mut earlier) = (0, None, Vec::new());

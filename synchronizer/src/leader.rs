@@ -442,10 +442,9 @@ impl Leader {
             metrics::gauge!("chat_sync_source_lag_seconds").set(marker.at.since(fresh).as_secs_f64());
             metrics::gauge!("chat_sync_source_fresh_timestamp_seconds").set(fresh.seconds());
         }
-        let number = marker.number;
-        self.world.to_log.claim(marker, earlier, reconcile).await?;
-        self.place().marked = Marked { number, leader: None };
-        Ok(())
+        self.world.to_log.mark(&marker).await?;
+        self.place().marked = Marked { number: marker.number, leader: None };
+        self.world.to_log.keep_place(&marker, earlier, reconcile).await
     }
 
     /// Waits until the log or the source has not answered for so long, and says which. Another synchronizer may reach it.

@@ -14,6 +14,9 @@ use crate::turns::{Before, Listening, Reason, Rules};
 /// How often it is looked whether the turn changes.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Longer than nobody leads between two leaders.
+const LATELY: Duration = Duration::from_secs(60);
+
 /// One for the whole life of a process, whoever leads.
 pub struct Region {
     rules: Rules,
@@ -26,8 +29,8 @@ pub struct Region {
 struct Shared {
     peers: Peers,
     polls: bool,
-    /// The region whose mirror lacks records that nobody has looked for yet.
-    hole: Option<String>,
+    /// The region whose mirror lacks records that nobody has looked for yet, and when that was heard.
+    hole: Option<(String, Instant)>,
     /// When this region's own log last did not answer: what the others said meanwhile could not be heard.
     deaf: Option<Instant>,
 }
@@ -83,7 +86,7 @@ impl Region {
                 number = marker.number,
                 "the mirror has a hole: the marker before this one, or records in between, never came"
             );
-            shared.hole = Some(marker.region.clone());
+            shared.hole = Some((marker.region.clone(), Instant::now()));
         }
     }
 
@@ -97,16 +100,17 @@ impl Region {
         self.lock().peers.take_whole()
     }
 
-    /// What was heard so far says nothing any more of where this region is, nor of what its log lacks.
+    /// What was heard so far says nothing any more of where this region is, nor, but for what was heard just now, of what its
+    /// log lacks: whoever led then has looked for that.
     pub fn forget(&self) {
         let mut shared = self.lock();
         shared.peers.take_whole();
-        shared.hole = None;
+        shared.hole.take_if(|(_, heard)| heard.elapsed() > LATELY);
     }
 
     /// The region whose mirror lacks records, once.
     pub fn take_hole(&self) -> Option<String> {
-        self.lock().hole.take()
+        self.lock().hole.take().map(|(region, _)| region)
     }
 
     /// This region's own log does not answer.

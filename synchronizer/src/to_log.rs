@@ -305,13 +305,12 @@ impl ToLog {
         self.log.append(vec![new]).await
     }
 
-    /// Claims that everything up to the marker's cursor is in the log: a marker to every partition, then the
-    /// checkpoint. To be called only after the acks of all of it.
+    /// Claims that everything up to the marker's cursor is in the log, in every partition. To be called only after the acks
+    /// of all of it.
     ///
     /// # Errors
-    /// [`LogError`].
-    pub async fn claim(&self, marker: Marker, earlier: Vec<Earlier>, reconcile: agenda::State) -> Result<(), LogError> {
-        let checkpoint = Checkpoint { earlier, ..self.place_of(&marker, true, reconcile) };
+    /// [`LogError`]; it may come to some partitions, later too.
+    pub async fn mark(&self, marker: &Marker) -> Result<(), LogError> {
         let records = self.appended().close();
         let markers = (0..self.partitions).map(|partition| {
             let records = records.get(&partition).copied().unwrap_or(0);
@@ -320,7 +319,20 @@ impl ToLog {
         self.log.append(markers.collect()).await?;
         self.appended().open();
         fail_point("leader.marked");
-        self.check_point(&checkpoint).await?;
+        Ok(())
+    }
+
+    /// Where this region is: at a marker that every partition took.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn keep_place(
+        &self,
+        marker: &Marker,
+        earlier: Vec<Earlier>,
+        reconcile: agenda::State,
+    ) -> Result<(), LogError> {
+        self.check_point(&Checkpoint { earlier, ..self.place_of(marker, true, reconcile) }).await?;
         fail_point("leader.checkpointed");
         Ok(())
     }

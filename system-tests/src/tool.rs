@@ -18,6 +18,15 @@ pub async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
 /// # Panics
 /// If it cannot be started.
 pub async fn tool_with(pipeline: &Pipeline, further: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = command(pipeline, further, arguments);
+    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+}
+
+/// The same, not started yet.
+///
+/// # Panics
+/// If it is not built.
+pub fn command(pipeline: &Pipeline, further: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = Command::new(path_of("chat-sync"));
     command.env_clear().args(arguments).envs([
         ("DATABASE_URL", pipeline.database_url.expose()),
@@ -27,7 +36,7 @@ pub async fn tool_with(pipeline: &Pipeline, further: &[(&str, &str)], arguments:
         ("CHAT_SYNC_INTERNAL_URL", &format!("http://{}", pipeline.internal_address)),
     ]);
     command.envs(further.iter().copied());
-    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+    command
 }
 
 /// What it printed, errors after the rest.

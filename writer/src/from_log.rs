@@ -158,7 +158,7 @@ impl FromLog {
     }
 
     async fn apply(&mut self, reader: &mut dyn Reader, records: Vec<LogRecord>) -> Result<(), LogError> {
-        let last_ms = records.last().map_or(0, |record| record.timestamp_ms);
+        let last_ms = event_log::furthest_behind(&records);
         let mut fated = Vec::with_capacity(records.len());
         let mut replaced = BTreeSet::new();
         for record in records {

@@ -56,10 +56,10 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "what a marker counts",
         file: "synchronizer/src/counted.rs",
-        from: "read - then < marker.records",
-        to: "read < then",
-        binary: ["system-tests", "faults"],
-        test: "r1_a_hole_in_the_mirror_is_said_and_repaired",
+        from: "read - last.read < marker.records",
+        to: "read < last.read",
+        binary: ["synchronizer", LIB],
+        test: "counted::tests::records_that_were_lost_between_two_markers_are_missed",
     },
     Mutant {
         guard: "`>` in the upsert",

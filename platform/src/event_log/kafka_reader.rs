@@ -28,13 +28,11 @@ use tokio::sync::mpsc as async_mpsc;
 use super::kafka::{Kafka, log_record, looking, unavailable};
 use super::kafka_consumer::{Context, Wanted};
 use super::kafka_silence::Silence;
-use super::kafka_waiting::Waiting;
+use super::kafka_waiting::{BATCH, BATCH_BYTES, Waiting};
 use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
 
 /// How long one poll waits; also how late a command may be noticed.
 const POLL: Duration = Duration::from_millis(20);
-/// How many records are polled in a row.
-const POLLED: usize = 2000;
 /// How long nothing is polled. Then the partitions are put away and polling goes on: a member that does not poll is
 /// thrown out of its group. Not at once: librdkafka forgets what it has fetched of them, and fetching it again and
 /// again cost the writer two thirds of its rows.
@@ -186,7 +184,7 @@ struct Thread {
     lost: bool,
     /// What the async side has not taken yet, in order.
     outbox: VecDeque<Told>,
-    /// Records that it has not taken yet, all of them from after what is in the outbox.
+    /// Records that it has not taken yet, each from after what is in the outbox of its partition.
     waiting: Waiting,
     /// Since when there is no room for more.
     full: Option<Instant>,
@@ -228,7 +226,7 @@ impl Thread {
     }
 
     fn turn(&mut self) -> Result<(), Gone> {
-        if self.has_room() || self.held {
+        if self.has_room() || (self.held && !self.stale) {
             self.poll();
         } else {
             std::thread::sleep(ROOM);
@@ -311,9 +309,9 @@ impl Thread {
 
     /// Waits for the first record, then takes what is there.
     fn poll_batch(&mut self) -> Vec<LogRecord> {
-        let mut records = Vec::new();
-        let mut wait = if self.waiting.is_empty() { POLL } else { ROOM };
-        while records.len() < POLLED {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut wait = if self.waiting.is_empty() || self.held { POLL } else { ROOM };
+        while records.len() < BATCH && bytes < BATCH_BYTES {
             match self.consumer.poll(wait) {
                 Some(Err(KafkaError::PartitionEOF(_))) => self.consumer.context().set_settling(None),
                 Some(Ok(message)) => {
@@ -323,6 +321,7 @@ impl Thread {
                         Some(topic) => topic.clone(),
                         None => self.topics.entry(name.to_owned()).or_insert_with(|| name.into()).clone(),
                     };
+                    bytes += message.payload_len();
                     records.push(log_record(&topic, &message));
                 }
                 Some(Err(error)) => {
@@ -383,7 +382,7 @@ impl Thread {
         }
     }
 
-    /// What was read and not handed over is read again: positions are those of what was handed over.
+    /// Positions are those of what is handed over or waits for it: what was polled otherwise is read again.
     fn begin_anew(&mut self, deaf: &TopicPartition) {
         tracing::error!(
             partition = %deaf, position = self.started.get(deaf),

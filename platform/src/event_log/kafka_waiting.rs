@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{LogRecord, TopicPartition};
 
 /// How many records are handed over at once, and about how many bytes: 8 MiB.
-const BATCH: usize = 2000;
-const BATCH_BYTES: usize = 8 << 20;
+pub(super) const BATCH: usize = 2000;
+pub(super) const BATCH_BYTES: usize = 8 << 20;
 /// How much may wait, in batches.
 const ROOM: usize = 4;
 

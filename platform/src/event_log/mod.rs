@@ -3,7 +3,7 @@
 //! Readers hand out partitions ([`Event::Assigned`]) and deliver nothing from them until the caller
 //! has said where to begin ([`Reader::start`]): positions live in the caller's store, not in the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -96,6 +96,13 @@ impl LogRecord {
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint { timestamp_ms: self.timestamp_ms, key_hash: self.key.as_ref().map_or(0, |key| xxh3_64(key)) }
     }
+}
+
+/// When the partition of these records that is furthest behind was last appended to, in milliseconds since the Unix epoch; 0
+/// without records.
+pub fn furthest_behind(records: &[LogRecord]) -> i64 {
+    let last: HashMap<&TopicPartition, i64> = records.iter().map(|record| (&record.at, record.timestamp_ms)).collect();
+    last.into_values().min().unwrap_or(0)
 }
 
 /// The offsets that a partition holds: `start` the first one kept, `end` the next to be given.

@@ -104,6 +104,9 @@ impl Regions {
         let topic = format!("{},{}", topics.changes, topics.erasures);
         let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
+        // Which of two polls that start at once and take over as soon as they listen is a matter of luck.
+        let turn_of_a = async || crate::metrics::check(&a.synchronizer_address, "region").await.1;
+        eventually!(turn_of_a().await.starts_with("polls"), "a polls");
         let there = |further: Vec<(&'static str, String)>| {
             let mut settings = vec![("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", told_b.clone())];
             settings.extend(further);

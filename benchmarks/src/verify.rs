@@ -1,19 +1,18 @@
 //! What it costs to prove a large copy complete.
 
-use std::fmt::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use serde_json::Value;
 use system_tests::metrics;
-use system_tests::pipeline::{Options, Pipeline};
+use system_tests::pipeline::Pipeline;
 use system_tests::tool;
 
 use crate::figures::{Table, thousands};
+use crate::replay;
 
-const MESSAGES: usize = 1_000_000;
-const CHATS: usize = 10_000;
+const MESSAGES: u64 = 1_000_000;
+const CHATS: u64 = 10_000;
 /// How often it is looked how far everything is, and how much memory it takes.
 const LOOK: Duration = Duration::from_millis(100);
 /// Past it something is lost.
@@ -21,30 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// A log in which everybody writes in every channel, one after the other.
 fn log() -> String {
-    let mut text = String::new();
-    for number in 0..MESSAGES {
-        let _ = writeln!(
-            text,
-            r#"{{"type":"message","channel":"C{}","ts":"{}.{:06}","user":"U{}","text":"message {number} as people write them, a line or so"}}"#,
-            number % CHATS,
-            1_767_000_000 + number / 1_000,
-            number % 1_000 * 1_000,
-            number % 7,
-        );
-    }
-    text
+    let mut log = String::new();
+    (0..MESSAGES).for_each(|number| replay::write(&mut log, number, number % CHATS, 1_000 * number));
+    log
 }
 
 pub async fn run() -> anyhow::Result<Table> {
-    let mut pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
-    pipeline.ready().await;
-    let file = pipeline.folder.path().join("all.jsonl");
-    std::fs::write(&file, log())?;
-    pipeline.external.terminate().await;
-    pipeline.external.set("CHAT_SYNC_EXTERNAL_REPLAY", &file.display().to_string());
-    pipeline.external.set("CHAT_SYNC_EXTERNAL_SPEED", "max");
+    let pipeline = replay::begin(log(), "max").await?;
     let begun = Instant::now();
-    pipeline.external.start_again();
     let stored = async || metrics::value(&pipeline.writer_address, "chat_sync_writer_rows_newer_total").await;
     while stored().await.unwrap_or(0.0) < (MESSAGES + CHATS) as f64 {
         anyhow::ensure!(begun.elapsed() < PATIENCE, "not everything came");

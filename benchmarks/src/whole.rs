@@ -1,13 +1,11 @@
 //! The highest rate at which the whole stack on this machine keeps its lag under a second.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use system_tests::metrics;
-use system_tests::pipeline::{Options, Pipeline};
 
 use crate::figures::{Table, percentiles, thousands};
+use crate::replay;
 
 /// How long each rate is held, in seconds.
 const HELD: u64 = 60;
@@ -20,33 +18,19 @@ const CHANNELS: u64 = 10;
 
 /// A log in which people write in ten channels, at one rate after another.
 fn log() -> String {
-    let (mut text, mut number, mut second) = (String::new(), 0, 1_767_000_000);
+    let (mut log, mut number, mut begun) = (String::new(), 0, 0);
     for rate in RATES {
         for of in 0..rate * HELD {
-            let micros = of * 1_000_000 / rate;
-            let (second, micro) = (second + micros / 1_000_000, micros % 1_000_000);
-            let _ = writeln!(
-                text,
-                r#"{{"type":"message","channel":"C{}","ts":"{second}.{micro:06}","user":"U{}","text":"message {number} as people write them, a line or so"}}"#,
-                number % CHANNELS,
-                number % 7,
-            );
+            replay::write(&mut log, number, number % CHANNELS, begun + of * 1_000_000 / rate);
             number += 1;
         }
-        second += HELD;
+        begun += HELD * 1_000_000;
     }
-    text
+    log
 }
 
 pub async fn run() -> anyhow::Result<Table> {
-    let mut pipeline = Pipeline::start(Options::default()).await.context("the servers")?;
-    pipeline.ready().await;
-    let file = pipeline.folder.path().join("rates.jsonl");
-    std::fs::write(&file, log())?;
-    pipeline.external.terminate().await;
-    pipeline.external.set("CHAT_SYNC_EXTERNAL_REPLAY", &file.display().to_string());
-    pipeline.external.set("CHAT_SYNC_EXTERNAL_SPEED", "1");
-    pipeline.external.start_again();
+    let pipeline = replay::begin(log(), "1").await?;
     let (mut rows, mut best, mut before) = (Vec::new(), 0, i64::try_from(CHANNELS)?);
     for (number, rate) in RATES.iter().enumerate() {
         let all = before + i64::try_from(rate * HELD)?;

@@ -13,7 +13,6 @@ use crate::turns::{Before, Listening, Reason, Rules};
 
 /// How often it is looked whether the turn changes.
 const LOOK: Duration = Duration::from_millis(200);
-
 /// Longer than nobody leads between two leaders.
 const LATELY: Duration = Duration::from_secs(60);
 
@@ -184,5 +183,29 @@ impl Region {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use platform::health::Health;
+
+    use super::*;
+    use crate::peers::tests::marker;
+    use crate::turns::tests::rules;
+
+    #[test]
+    fn a_hole_that_a_standby_heard_of_is_looked_for_by_the_leader_that_it_becomes() {
+        let region = Region::new(rules("b", None), Health::new().check("region"));
+        let (at, mut read) = (TopicPartition::new("a.chat-changes", 0), Read::default());
+        let mut hear = |marker: Marker| region.hear(&at, &Ok::<_, ()>(Record::Marker(marker)), &mut read);
+        hear(marker("x", 1));
+        hear(Marker { records: 1, ..marker("x", 2) });
+        region.forget();
+        assert_eq!(region.take_hole(), Some("a".to_owned()));
+        assert_eq!(region.take_hole(), None, "once");
+        region.lock().hole = Some(("a".to_owned(), Instant::now() - 2 * LATELY));
+        region.forget();
+        assert_eq!(region.take_hole(), None, "whoever led then has looked for one of long ago");
     }
 }

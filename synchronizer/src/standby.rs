@@ -29,6 +29,7 @@ pub struct Handover {
     pub seen: Seen,
     /// The next offset to be read, by partition.
     pub next: BTreeMap<TopicPartition, u64>,
+    /// What came through the mirrors.
     pub read: Read,
     pub elected: Instant,
 }

@@ -126,10 +126,10 @@ impl Rules {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn rules(region: &str, preferred: Option<&str>) -> Rules {
+    pub(crate) fn rules(region: &str, preferred: Option<&str>) -> Rules {
         let others = ["a", "b"].into_iter().filter(|name| *name != region).map(str::to_owned).collect();
         Rules {
             region: region.into(),

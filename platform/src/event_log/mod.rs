@@ -242,4 +242,14 @@ mod tests {
         }
         assert!(!Topic { mirrored: false, ..topic }.matches("b.chat-changes"));
     }
+
+    #[test]
+    fn a_batch_is_as_old_as_the_partition_that_is_furthest_behind() {
+        let record = |partition, timestamp_ms| {
+            let at = TopicPartition::new("t", partition);
+            LogRecord { at, offset: 0, timestamp_ms, key: None, value: Vec::new(), headers: Vec::new() }
+        };
+        assert_eq!(furthest_behind(&[record(0, 1), record(0, 50), record(1, 20), record(1, 40), record(2, 90)]), 40);
+        assert_eq!(furthest_behind(&[]), 0);
+    }
 }

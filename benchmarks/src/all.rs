@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use crate::figures::Table;
-use crate::{crowd, fan_out, flood, gate, ingest, latency, pods, verify, whole, writing};
+use crate::{crowd, fan_out, flood, gate, ingest, latency, pods, regions, verify, whole, writing};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Only these: writer, gate, fan_out, crowd, pods, flood, latency, ingest, whole, verify.
+    /// Only these: writer, gate, fan_out, crowd, pods, flood, latency, ingest, whole, regions, verify.
     only: Vec<String>,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/benchmarks.json")]
@@ -16,8 +16,8 @@ pub struct Args {
 
 /// No benchmark, but what `fan_out` starts to measure next to.
 pub const RAW_SEND: &str = "raw-send";
-const NAMES: [&str; 10] =
-    ["writer", "gate", "fan_out", "crowd", "pods", "flood", "latency", "ingest", "whole", "verify"];
+const NAMES: [&str; 11] =
+    ["writer", "gate", "fan_out", "crowd", "pods", "flood", "latency", "ingest", "whole", "regions", "verify"];
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.only == [RAW_SEND] {
@@ -42,6 +42,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             "latency" => latency::run().await?,
             "ingest" => ingest::run().await?,
             "whole" => whole::run().await?,
+            "regions" => regions::run().await?,
             _ => verify::run().await?,
         };
         println!("{table}");

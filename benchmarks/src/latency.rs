@@ -25,10 +25,10 @@ const WARM_UP: usize = 3_000;
 const MESSAGES: usize = 4_000;
 
 /// When something happened to each message, by the one clock of this machine.
-type Times = HashMap<String, Timestamp>;
+pub type Times = HashMap<String, Timestamp>;
 
 /// When each message's frame came; says through `ready` that it watches.
-async fn watch(
+pub async fn watch(
     url: String,
     subscribe: Option<String>,
     count: usize,
@@ -67,13 +67,13 @@ async fn measure(vendor: &Vendor, chat: &str, url: String, subscribe: bool) -> a
     let subscribe = subscribe.then(|| chat.to_owned());
     let watching = tokio::spawn(watch(url, subscribe, WARM_UP + MESSAGES, ready));
     watched.await?;
-    post(vendor, chat, WARM_UP).await;
-    let posted = post(vendor, chat, MESSAGES).await;
+    post(vendor, chat, WARM_UP, RATE).await;
+    let posted = post(vendor, chat, MESSAGES, RATE).await;
     Ok((posted, watching.await??))
 }
 
 /// The percentiles of the time between the two.
-fn between(from: &Times, to: &Times) -> [String; 3] {
+pub fn between(from: &Times, to: &Times) -> [String; 3] {
     percentiles(from.iter().filter_map(|(id, at)| Some(to.get(id)?.since(*at))).collect())
 }
 
@@ -110,9 +110,9 @@ async fn caught_up(vendor: &Vendor, chat: &str, url: &str) -> anyhow::Result<()>
     }
 }
 
-/// Posts at the rate; gives when each was posted.
-async fn post(vendor: &Vendor, chat: &str, count: usize) -> Times {
-    let mut beats = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+/// Posts so many a second; gives when each was posted.
+pub async fn post(vendor: &Vendor, chat: &str, count: usize, rate: u64) -> Times {
+    let mut beats = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
     let mut posts = Vec::with_capacity(count);
     for number in 0..count {
         beats.tick().await;

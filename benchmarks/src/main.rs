@@ -11,6 +11,7 @@ mod ingest;
 mod latency;
 mod plain;
 mod pods;
+mod regions;
 mod replay;
 mod rows;
 mod stores;

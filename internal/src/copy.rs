@@ -42,6 +42,11 @@ pub trait ChatCopy: Send + Sync {
     /// The chat's last `limit` messages, with the positions that they reflect.
     async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError>;
 
+    /// The same, for whom the last one was too old.
+    async fn recent_snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
+        self.snapshot(chat, limit).await
+    }
+
     /// The last `limit` messages before the message `before`.
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError>;
 

@@ -12,7 +12,6 @@ pub mod http_api;
 pub mod hub;
 pub mod load;
 pub mod ops;
-pub mod outbox;
 pub mod postgres_copy;
 pub mod receipts;
 pub mod redis_gate;
@@ -45,6 +44,7 @@ use hub::Hub;
 use ops::{Ops, Watched};
 use receipts::{Acknowledged, Receipts};
 use shared_copy::SharedCopy;
+use to_browser::{Limits, Served, Writers};
 
 /// What it reads and asks.
 #[derive(Clone)]
@@ -94,10 +94,19 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         writing.write(until).await;
         Ok(())
     });
-    let app = http_api::App {
+    let served = Served {
         hub,
-        receipts,
         copy: Arc::new(SharedCopy::new(world.copy)),
+        access: Arc::new(door.access),
+        receipts,
+        writers: Writers::start(std::thread::available_parallelism().map_or(1, usize::from)),
+        limits: Limits::default(),
+        stop: stop.clone(),
+    };
+    let app = http_api::App {
+        hub: served.hub.clone(),
+        receipts: served.receipts.clone(),
+        copy: served.copy.clone(),
         history: world.history,
         letters: world.letters,
         ops,
@@ -106,10 +115,10 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         region: settings.region.into(),
         regions: settings.regions.into(),
         over_tls: door.tls.is_some(),
-        access: Arc::new(door.access),
+        access: served.access.clone(),
         origins: Arc::new(door.origins),
         places: Arc::new(PerAddress::new(door.per_address)),
-        stop: stop.clone(),
+        served: Arc::new(served),
     };
     let router = http_api::router(app, platform::http::about(health));
     parts.spawn("http", platform::http::serve_with(door.listener, door.tls, router, stop.clone()));

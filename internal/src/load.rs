@@ -20,19 +20,22 @@ pub async fn bring_up_to_date(
     hub: Arc<Hub>,
     copy: Arc<dyn ChatCopy>,
     connection: ConnectionId,
-    chat: String,
+    chat: &str,
     resume: Option<String>,
 ) {
     if let Some(token) = resume.as_deref().and_then(Token::decode)
-        && resumed(&hub, connection, &chat, &token).await
+        && resumed(&hub, connection, chat, &token).await
     {
         metrics::counter!("chat_sync_resumes_total").increment(1);
         return;
     }
     metrics::counter!("chat_sync_loads_total").increment(1);
-    hub.begin_load(connection, &chat);
+    hub.begin_load(connection, chat);
+    let mut was_behind = false;
     for wait in retry::backoff(Duration::from_millis(100), Duration::from_secs(1)) {
-        let snapshot = match tokio::time::timeout(STORE, copy.snapshot(&chat, hub.load_limit())).await {
+        let limit = hub.load_limit();
+        let reading = if was_behind { copy.recent_snapshot(chat, limit) } else { copy.snapshot(chat, limit) };
+        let snapshot = match tokio::time::timeout(STORE, reading).await {
             Ok(Ok(snapshot)) => snapshot,
             failed => {
                 let error = failed.map_or("no answer in time".to_owned(), |error| {
@@ -45,12 +48,15 @@ pub async fn bring_up_to_date(
         };
         // What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
         let began = tokio::time::Instant::now();
-        while !hub.has_read(&chat, &snapshot) && began.elapsed() < AHEAD {
+        while !hub.has_read(chat, &snapshot) && began.elapsed() < AHEAD {
             tokio::time::sleep(AHEAD_STEP).await;
         }
-        match hub.finish_load(connection, &chat, snapshot) {
+        match hub.finish_load(connection, chat, snapshot) {
             Loaded::Complete | Loaded::Gone => return,
-            Loaded::Behind => tokio::time::sleep(wait).await,
+            Loaded::Behind => {
+                was_behind = true;
+                tokio::time::sleep(wait).await;
+            }
         }
     }
 }

@@ -13,9 +13,11 @@ use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
 use crate::shown::{ShownChat, ShownMessage};
 
 /// How long a snapshot serves others at least, and at most. A load adds what the log has beyond its positions, so it may be of
-/// any age as long as the ring reaches back to it; a short one keeps that part small.
-const SHARED: Duration = Duration::from_millis(500);
+/// any age as long as the ring reaches back to it. All who come back from a pod that died are there within this time.
+const SHARED: Duration = Duration::from_secs(5);
 const SHARED_AT_MOST: Duration = Duration::from_secs(10);
+/// How old it may be for those for whom the last one was too old.
+const RECENT: Duration = Duration::from_millis(500);
 /// In between it serves so many times as long as its reading took: the slower the store, the less often one chat is read. Else a
 /// crowd that comes back at a busy store asks for more than it can answer, gets nothing in time, and asks again.
 const SHARED_TIMES: u32 = 20;
@@ -34,6 +36,7 @@ pub struct SharedCopy {
 /// A snapshot, and how long its reading took, waiting for a connection included.
 struct Taken {
     snapshot: Snapshot,
+    began: Instant,
     took: Duration,
 }
 
@@ -77,12 +80,20 @@ impl ChatCopy for SharedCopy {
             let began = Instant::now();
             let snapshot = tokio::time::timeout(READING, self.copy.snapshot(chat, limit)).await;
             let snapshot = snapshot.unwrap_or_else(|_| Err(CopyError(format!("no answer within {READING:?}"))))?;
-            Ok::<_, CopyError>(Arc::new(Taken { snapshot, took: began.elapsed() }))
+            Ok::<_, CopyError>(Arc::new(Taken { snapshot, began, took: began.elapsed() }))
         };
         match self.snapshots.try_get_with((chat.to_owned(), limit), read).await {
             Ok(taken) => Ok(taken.snapshot.clone()),
             Err(error) => Err(CopyError(error.0.clone())),
         }
+    }
+
+    async fn recent_snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
+        let key = (chat.to_owned(), limit);
+        if self.snapshots.get(&key).await.is_some_and(|taken| taken.began.elapsed() > RECENT) {
+            self.snapshots.invalidate(&key).await;
+        }
+        self.snapshot(chat, limit).await
     }
 
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError> {
@@ -105,7 +116,7 @@ mod tests {
     #[test]
     fn the_slower_the_store_the_longer_a_snapshot_serves() {
         assert_eq!(serves(Duration::from_millis(2)), SHARED);
-        assert_eq!(serves(Duration::from_millis(100)), Duration::from_secs(2));
+        assert_eq!(serves(Duration::from_millis(300)), Duration::from_secs(6));
         assert_eq!(serves(READING), SHARED_AT_MOST);
     }
 }

@@ -16,6 +16,9 @@ pub struct End<'a> {
     pub brokers: &'a str,
 }
 
+/// The settings that it is started with everywhere; @…@ is filled in.
+pub const OURS: &str = include_str!("../../xtask/kafka/mirror.properties");
+
 pub struct OwnMirror {
     target: String,
     settings: PathBuf,
@@ -30,9 +33,17 @@ impl OwnMirror {
     /// # Panics
     /// If it cannot be started.
     pub fn start(source: &End<'_>, target: &End<'_>, topics: &str) -> Option<Self> {
+        Self::start_with(OURS, source, target, topics)
+    }
+
+    /// The same with other settings.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with(settings: &str, source: &End<'_>, target: &End<'_>, topics: &str) -> Option<Self> {
         let jars = PathBuf::from(server("CHAT_SYNC_TEST_KAFKA_JARS")?);
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = include_str!("../../xtask/kafka/mirror.properties")
+        let settings = settings
             .replace("@source@", source.region)
             .replace("@target@", target.region)
             .replace("@source-brokers@", source.brokers)

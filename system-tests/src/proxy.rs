@@ -1,13 +1,18 @@
 //! A connection that a test can cut, stall and spoil: a TCP relay between a client and a server.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How many pieces of 64 KiB may be on their way in one direction of a connection.
+const ON_THE_WAY: usize = 256;
 
 /// What is wrong with every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +54,7 @@ struct Orders {
     /// Counted up: connections that began before end.
     resets: watch::Sender<u64>,
     fault: watch::Sender<Fault>,
+    distance: watch::Sender<Duration>,
     target: watch::Sender<String>,
 }
 
@@ -70,6 +76,7 @@ impl Proxy {
             whole: watch::Sender::new(true),
             resets: watch::Sender::default(),
             fault: watch::Sender::default(),
+            distance: watch::Sender::default(),
             target: watch::Sender::new(target.to_owned()),
         });
         let task = tokio::spawn(accept(listener, orders.clone()));
@@ -94,6 +101,11 @@ impl Proxy {
     pub fn redirect(&self, target: &str) {
         self.orders.target.send_replace(target.to_owned());
         self.reset();
+    }
+
+    /// What is sent arrives that much later, in each direction and whatever else is wrong.
+    pub fn lies_apart(&self, by: Duration) {
+        self.orders.distance.send_replace(by);
     }
 
     /// From now on, until another fault or [`Fault::None`].
@@ -128,37 +140,70 @@ async fn relay(client: TcpStream, target: &str, orders: &Orders) {
     // Else the kernel would put single bytes together again.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let (there, back) = (Way::of(orders, Direction::There), Way::of(orders, Direction::Back));
     // How a connection ends is its two ends' affair.
-    let _ = tokio::join!(
-        pump(from_client, to_server, Direction::There, orders.fault.subscribe()),
-        pump(from_server, to_client, Direction::Back, orders.fault.subscribe()),
-    );
+    let _ = tokio::join!(there.pump(from_client, to_server), back.pump(from_server, to_client));
 }
 
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
+/// One direction of a connection.
+struct Way {
     direction: Direction,
-    mut fault: watch::Receiver<Fault>,
-) -> std::io::Result<()> {
-    let mut bytes = vec![0; 64 << 10];
-    loop {
-        let count = from.read(&mut bytes).await?;
-        if count == 0 {
-            return to.shutdown().await;
-        }
-        let mut rest = &bytes[..count];
-        while !rest.is_empty() {
-            // Gone with the proxy: then this connection ends too.
-            let _ = fault.wait_for(|fault| !fault.holds(direction)).await;
-            let wrong = *fault.borrow();
-            if let (Fault::Late(by), Direction::Back) = (wrong, direction) {
-                tokio::time::sleep(by).await;
+    fault: watch::Receiver<Fault>,
+    distance: watch::Receiver<Duration>,
+}
+
+impl Way {
+    fn of(orders: &Orders, direction: Direction) -> Self {
+        Self { direction, fault: orders.fault.subscribe(), distance: orders.distance.subscribe() }
+    }
+
+    /// What is read is on its way while more is read, as over a long line.
+    async fn pump(self, mut from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+        // A reader that does not read is to be felt by the writer: nothing is held but what a distance holds.
+        let pieces = if self.distance.borrow().is_zero() { 1 } else { ON_THE_WAY };
+        let (send, on_its_way) = mpsc::channel(pieces);
+        let (fault, distance, direction) = (self.fault.clone(), self.distance.clone(), self.direction);
+        let late = move || match *fault.borrow() {
+            Fault::Late(by) if direction == Direction::Back => by + *distance.borrow(),
+            _ => *distance.borrow(),
+        };
+        let read = async move {
+            let mut bytes = vec![0; 64 << 10];
+            while let Ok(count) = from.read(&mut bytes).await {
+                let sent = send.send((Instant::now() + late(), bytes[..count].to_vec())).await;
+                if sent.is_err() || count == 0 {
+                    return;
+                }
             }
-            let slow = wrong == Fault::Slow;
-            let (now, later) = rest.split_at(if slow { 1 } else { rest.len() });
-            to.write_all(now).await?;
-            rest = later;
+        };
+        let mut deliver = pin!(self.deliver(on_its_way, to));
+        tokio::select! {
+            () = read => deliver.await,
+            delivered = &mut deliver => delivered,
         }
+    }
+
+    /// Nothing is the end.
+    async fn deliver(
+        mut self,
+        mut on_its_way: mpsc::Receiver<(Instant, Vec<u8>)>,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
+        while let Some((arrives, bytes)) = on_its_way.recv().await {
+            tokio::time::sleep_until(arrives).await;
+            if bytes.is_empty() {
+                return to.shutdown().await;
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                // Gone with the proxy: then this connection ends too.
+                let _ = self.fault.wait_for(|fault| !fault.holds(self.direction)).await;
+                let slow = *self.fault.borrow() == Fault::Slow;
+                let (now, later) = rest.split_at(if slow { 1 } else { rest.len() });
+                to.write_all(now).await?;
+                rest = later;
+            }
+        }
+        Ok(())
     }
 }

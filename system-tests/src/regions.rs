@@ -1,5 +1,7 @@
 //! Two regions, joined by MirrorMaker 2 alone: everything twice, and one vendor.
 
+use std::time::Duration;
+
 use platform::config::Secret;
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
@@ -13,6 +15,9 @@ use crate::own_redis::OwnRedis;
 use crate::pipeline::{Options, Pipeline};
 use crate::process::{Process, free_port, ready};
 use crate::proxy::Proxy;
+
+/// How long the regions' mirrors take to the other region, each way.
+pub const BETWEEN: Duration = Duration::from_millis(40);
 
 /// Region a is a pipeline as any other; b has its own of everything but the vendor.
 pub struct Regions {
@@ -73,6 +78,9 @@ impl Regions {
         let Setup { synchronizers, all_of_a, database_a, database_b } = setup;
         let (kafka_a, to_a) = OwnKafka::with_a_proxy(&all_of_a).await?;
         let (kafka_b, to_b) = OwnKafka::with_a_proxy(&[]).await?;
+        for way in [&to_a, &to_b] {
+            way.lies_apart(BETWEEN);
+        }
         let redis_b = OwnRedis::start().await?;
         let (database_b, told_b) = match database_b {
             Some(own) => own,

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{ConnectInfo, Request, State, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +16,6 @@ use platform::api::{Json, Path, Problem, Query, asset_that_reaches};
 use platform::config::Secret;
 use platform::dead_letters::DeadLetters;
 use platform::health::Health;
-use platform::lifecycle::Stop;
 use platform::regions::Region;
 use serde::Deserialize;
 use serde_json::json;
@@ -31,7 +29,7 @@ use crate::history::{History, edits as count_edits, hit_from, versions_from, wor
 use crate::hub::Hub;
 use crate::ops::Ops;
 use crate::receipts::Acknowledged;
-use crate::to_browser::{self, Limits, MAX_FRAME, Served};
+use crate::to_browser::{self, Served, Upgrade};
 
 const MAX_LIMIT: u32 = 500;
 
@@ -54,7 +52,7 @@ pub struct App {
     pub access: Arc<Access>,
     pub origins: Arc<Origins>,
     pub places: Arc<PerAddress>,
-    pub stop: Stop,
+    pub served: Arc<Served>,
 }
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -267,15 +265,13 @@ async fn search(State(app): State<App>, viewer: Viewer, Query(search): Query<Sea
     Ok(Json(json!({ "found": found, "more": more })).into_response())
 }
 
-/// The library's defaults are 64 MiB a message and no bound on what waits to be written.
 async fn web_socket(
     State(app): State<App>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     viewer: Viewer,
     headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Upgrade,
 ) -> Result<Response, Problem> {
-    let upgrade = upgrade.map_err(|why| Problem::bad_request(why.body_text()))?;
     if !app.origins.admit(&headers) {
         let why = "only this server's own page, or those of CHAT_SYNC_ORIGINS, may connect";
         return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", why));
@@ -284,23 +280,9 @@ async fn web_socket(
         let why = "this address holds as many connections as it may";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", why));
     };
-    let served = Served {
-        hub: app.hub,
-        copy: app.copy,
-        access: app.access,
-        receipts: app.receipts,
-        limits: Limits::default(),
-        stop: app.stop,
-    };
-    let upgraded = upgrade
-        .max_message_size(MAX_FRAME)
-        .max_frame_size(MAX_FRAME)
-        .read_buffer_size(4 << 10)
-        .write_buffer_size(16 << 10)
-        .max_write_buffer_size(32 << 20)
-        .on_upgrade(async move |socket| {
-            to_browser::serve(socket, viewer, served).await;
-            drop(place);
-        });
-    Ok(upgraded)
+    let (viewer, served) = (Arc::new(viewer), app.served);
+    Ok(upgrade.and_then(async move |socket| {
+        to_browser::serve(socket, viewer, served).await;
+        drop(place);
+    }))
 }

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
-use axum::extract::ws::Utf8Bytes;
-
 use crate::access::Viewer;
 use crate::shown::ShownChat;
-use crate::to_browser::ServerFrame;
+use crate::to_browser::{Frame, ServerFrame};
 
 /// Whether a chat may be subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +60,7 @@ impl Chats {
     }
 
     /// The list that this viewer may see.
-    pub fn frame(&self, viewer: &Viewer) -> Utf8Bytes {
+    pub fn frame(&self, viewer: &Viewer) -> Frame {
         let living = |(shown, deleted): &(ShownChat, bool)| (!deleted).then(|| shown.clone());
         let mut chats: Vec<ShownChat> = match viewer.only() {
             None => self.known.values().filter_map(living).collect(),

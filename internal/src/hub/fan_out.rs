@@ -4,21 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::ws::Utf8Bytes;
 use contract::{Timestamp, Version};
 use platform::event_log::TopicPartition;
 
 use super::pushes::{Pushed, name_of};
 use super::turns::in_turns;
 use super::{Hub, State, Subscription, Update};
-use crate::outbox::About;
-use crate::to_browser::ServerFrame;
+use crate::to_browser::outbox::About;
+use crate::to_browser::{Frame, ServerFrame};
 
 /// An update as it goes to everybody.
 #[derive(Debug)]
 pub(super) struct Framed {
     pub about: Arc<About>,
-    pub frame: Utf8Bytes,
+    pub frame: Frame,
     pub version: Version,
 }
 

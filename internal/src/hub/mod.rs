@@ -26,12 +26,12 @@ use platform::event_log::{Fingerprint, TopicPartition};
 use crate::access::Viewer;
 use crate::config::Settings;
 use crate::copy::Snapshot;
-use crate::outbox::{About, Outbox};
 use crate::receipts::Positions;
 use crate::resume::{Position, Token};
 use crate::ring::{Item, Ring};
 use crate::shown::{ShownChat, ShownMessage};
 use crate::to_browser::ServerFrame;
+use crate::to_browser::outbox::{About, Outbox};
 
 use chats::Chats;
 pub use chats::Known;

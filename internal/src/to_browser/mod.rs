@@ -1,29 +1,40 @@
 //! One browser's connection: JSON text frames both ways.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod frame;
+mod line;
+pub mod outbox;
+mod upgrade;
+
+use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use contract::Timestamp;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use platform::lifecycle::Stop;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 use crate::access::{Access, Still, Viewer};
 use crate::copy::ChatCopy;
 use crate::hub::{ConnectionId, Hub, Known};
 use crate::load::bring_up_to_date;
-use crate::outbox::{About, Outbox};
 use crate::receipts::Acknowledged;
 use crate::resume::Token;
 use crate::shown::{ShownChat, ShownMessage};
+
+pub use frame::Frame;
+pub use line::Writers;
+use line::{Line, News};
+use outbox::About;
+use upgrade::Hearing;
+pub use upgrade::{Upgrade, Upgraded};
 
 /// How often a browser is told how old its copy is.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -55,7 +66,11 @@ const SHOWN_EVERY: Duration = Duration::from_millis(500);
 /// How long a page's name for itself may be, in bytes.
 const MAX_READER: usize = 64;
 /// The greatest frame that is read from a browser, in bytes.
-pub const MAX_FRAME: usize = 16 << 10;
+const MAX_FRAME: usize = 16 << 10;
+/// How much is read at once, in bytes; most of what browsers say is shorter.
+const READ_AT_ONCE: usize = 512;
+/// RFC 6455, section 7.4.1.
+const GOING_AWAY: u16 = 1001;
 
 /// How long a browser is put up with.
 #[derive(Debug, Clone, Copy)]
@@ -128,216 +143,206 @@ pub enum ServerFrame<'a> {
 }
 
 impl ServerFrame<'_> {
-    pub fn encode(&self) -> Utf8Bytes {
+    pub fn encode(&self) -> Frame {
         // Strings, numbers and times: it cannot fail.
-        serde_json::to_string(self).unwrap_or_default().into()
+        Frame::text(&serde_json::to_string(self).unwrap_or_default())
     }
 }
 
 /// What browsers are served with.
-#[derive(Clone)]
 pub struct Served {
     pub hub: Arc<Hub>,
     pub copy: Arc<dyn ChatCopy>,
     pub access: Arc<Access>,
     pub receipts: Arc<Acknowledged>,
+    pub writers: Writers,
     pub limits: Limits,
     pub stop: Stop,
 }
 
-/// Serves a browser until it goes, or the stop signal. One task reads and one writes: what is pushed to a thousand
-/// browsers wakes the thousand that write only.
-pub async fn serve(socket: WebSocket, viewer: Viewer, served: Served) {
-    let Served { hub, copy, access, receipts, limits, stop } = served;
-    let (outbox, viewer) = (Arc::new(Outbox::default()), Arc::new(viewer));
-    let id = hub.connect(outbox.clone(), viewer.clone());
-    let (sink, stream) = socket.split();
-    let (stale, reload) = mpsc::channel(1);
-    let (close, closing) = mpsc::channel(1);
-    let mut writing = JoinSet::new();
-    let admitted = Admitted { access, viewer: viewer.clone() };
-    let writer = Writer { sink, hub: hub.clone(), outbox: outbox.clone(), stale, limits, admitted };
-    writing.spawn(writer.write(closing, stop));
-    let browser = Browser {
-        hub: hub.clone(),
-        copy,
-        receipts,
+/// Serves a browser until it goes, or the stop signal. This reads; what is to be written is written by `writers`, so that
+/// a push to a thousand browsers wakes none of the thousand tasks.
+pub async fn serve(socket: Upgraded, viewer: Arc<Viewer>, served: Arc<Served>) {
+    let (line, mut stream) = socket.open(&served.writers, config()).await;
+    let id = served.hub.connect(line.outbox.clone(), viewer.clone());
+    let mut browser = Browser {
+        served: served.clone(),
         id,
         viewer,
-        outbox,
+        line: line.clone(),
         loads: JoinSet::new(),
         watched: HashMap::new(),
         reloads: VecDeque::new(),
         reader: None,
     };
-    let ended = tokio::select! {
-        ended = browser.read(stream, reload, limits) => ended,
-        _ = writing.join_next() => None,
-    };
-    hub.disconnect(id);
-    if let Some(why) = ended
-        && close.send(why).await.is_ok()
-    {
-        let _ = writing.join_next().await;
-    }
-}
-
-/// Somebody who was admitted, and what is asked whether it still is.
-struct Admitted {
-    access: Arc<Access>,
-    viewer: Arc<Viewer>,
-}
-
-/// The writing side of a connection.
-struct Writer {
-    sink: SplitSink<WebSocket, Message>,
-    hub: Arc<Hub>,
-    outbox: Arc<Outbox>,
-    stale: mpsc::Sender<BTreeSet<String>>,
-    limits: Limits,
-    admitted: Admitted,
-}
-
-impl Writer {
-    /// Writes what waits, heartbeats and pings; ends with the connection, with `closing`, or with the stop signal.
-    async fn write(mut self, mut closing: mpsc::Receiver<CloseFrame>, stop: Stop) {
-        let mut heartbeats = tokio::time::interval(HEARTBEAT);
-        let mut pings = tokio::time::interval_at(Instant::now() + self.limits.ping, self.limits.ping);
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            let written = tokio::select! {
-                () = self.outbox.ready() => self.write_what_waits().await,
-                _ = heartbeats.tick() => {
-                    match self.admitted.access.still_admits(&self.admitted.viewer) {
-                        Still::Yes => {}
-                        Still::AskAgain => return self.close(closed(why::ASK_AGAIN, "connect again")).await,
-                        Still::No => {
-                            return self.close(closed(why::SIGNED_OUT, "the token is not valid any more")).await;
-                        }
-                    }
-                    let beat = ServerFrame::Heartbeat { fresh_as_of: self.hub.fresh_as_of(), now: Timestamp::now() };
-                    self.outbox.push(Arc::new(About::Heartbeat), beat.encode());
-                    Ok(())
-                }
-                _ = pings.tick() => self.send(Message::Ping(Bytes::new()), self.limits.write).await,
-                Some(why) = closing.recv() => return self.close(why).await,
-                () = &mut stopped => return self.close(going_away()).await,
-            };
-            if written.is_err() {
-                return count("gone");
-            }
+    // By reference: a future keeps what it is given twice, and there are thousands of these.
+    let ended = browser.read(&mut stream).await;
+    drop((browser, stream));
+    served.hub.disconnect(id);
+    match ended {
+        Ended::Gone => {}
+        Ended::Stuck => count("gone"),
+        Ended::ByIt => line.end(None, GOODBYE).await,
+        Ended::Because(why) => {
+            count(reason_of(u16::from(why.code)));
+            line.end(Some(Frame::close(why)), GOODBYE).await;
         }
     }
-
-    async fn write_what_waits(&mut self) -> Result<(), Gone> {
-        let (frames, reload) = self.outbox.take();
-        let written = async {
-            for frame in frames {
-                self.sink.feed(Message::Text(frame)).await?;
-            }
-            self.sink.flush().await
-        };
-        tokio::time::timeout(self.limits.write, written).await.map_err(|_| Gone)?.map_err(|_| Gone)?;
-        if reload.is_empty() {
-            return Ok(());
-        }
-        // After what was written: a browser that is slow must not have the store read again and again.
-        self.stale.send(reload).await.map_err(|_| Gone)
-    }
-
-    async fn send(&mut self, message: Message, limit: Duration) -> Result<(), Gone> {
-        tokio::time::timeout(limit, self.sink.send(message)).await.map_err(|_| Gone)?.map_err(|_| Gone)
-    }
-
-    async fn close(&mut self, why: CloseFrame) {
-        count(match why.code {
-            why::SILENT => "silent",
-            why::SIGNED_OUT => "signed_out",
-            why::SLOW => "slow",
-            why::IDLE => "idle",
-            why::ASK_AGAIN => "ask_again",
-            close_code::AWAY => "stop",
-            _ => "error",
-        });
-        let _ = self.send(Message::Close(Some(why)), GOODBYE).await;
-    }
 }
 
-/// The browser cannot be written to any more.
-struct Gone;
+/// The library's defaults are 64 MiB a message, and 128 KiB to read into.
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME))
+        .read_buffer_size(READ_AT_ONCE)
+        .write_buffer_size(0)
+}
+
+/// How a connection ended.
+enum Ended {
+    /// The socket is of no use any more.
+    Gone,
+    /// It cannot be written to.
+    Stuck,
+    /// The browser closed it, and was answered.
+    ByIt,
+    Because(CloseFrame),
+}
 
 /// A connection that this side ended.
 fn count(reason: &'static str) {
     metrics::counter!("chat_sync_browsers_closed_total", "reason" => reason).increment(1);
 }
 
-fn closed(code: u16, reason: &'static str) -> CloseFrame {
-    CloseFrame { code, reason: reason.into() }
+fn reason_of(code: u16) -> &'static str {
+    match code {
+        why::SILENT => "silent",
+        why::SIGNED_OUT => "signed_out",
+        why::SLOW => "slow",
+        why::IDLE => "idle",
+        why::ASK_AGAIN => "ask_again",
+        GOING_AWAY => "stop",
+        _ => "error",
+    }
 }
 
-fn going_away() -> CloseFrame {
+fn closed(code: u16, reason: &'static str) -> Ended {
+    Ended::Because(CloseFrame { code: code.into(), reason: reason.into() })
+}
+
+/// What it sent is none of the protocol (RFC 6455, section 7.4.1), or the socket failed.
+fn failed(error: &Error) -> Ended {
+    match error {
+        Error::Capacity(_) => closed(CloseCode::Size.into(), "a frame is too large"),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ended::Gone,
+        Error::Protocol(_) => closed(CloseCode::Protocol.into(), "that is no WebSocket"),
+        Error::Utf8(_) => closed(CloseCode::Invalid.into(), "text is UTF-8"),
+        _ => Ended::Gone,
+    }
+}
+
+fn going_away() -> Ended {
     let wait = rand::random_range(0..COME_BACK.as_millis());
-    CloseFrame { code: close_code::AWAY, reason: format!("retry after {wait} ms").into() }
+    Ended::Because(CloseFrame { code: CloseCode::Away, reason: format!("retry after {wait} ms").into() })
 }
 
-/// The reading side of a connection.
+/// The reading half of a connection.
 struct Browser {
-    hub: Arc<Hub>,
-    copy: Arc<dyn ChatCopy>,
-    receipts: Arc<Acknowledged>,
+    served: Arc<Served>,
     id: ConnectionId,
     viewer: Arc<Viewer>,
-    outbox: Arc<Outbox>,
-    loads: JoinSet<()>,
-    /// The chats that are watched, each with its load while that is under way.
-    watched: HashMap<String, tokio::task::AbortHandle>,
+    line: Arc<Line>,
+    /// Each gives the chat that it was for.
+    loads: JoinSet<String>,
+    /// The chats that are watched, each with its load while that is under way: a handle keeps a task's room.
+    watched: HashMap<String, Option<AbortHandle>>,
     /// When chats were loaded anew because it was too slow.
     reloads: VecDeque<Instant>,
     /// What it calls itself, and when it said last what it shows.
     reader: Option<(String, Instant)>,
 }
 
+/// When something of a connection was last.
+struct Last {
+    word: Instant,
+    ping: Instant,
+    watching: Instant,
+}
+
 impl Browser {
-    /// Hears until the browser goes, or is not put up with any longer: then it gives what to say to it. `reload` brings
-    /// chats of which updates were dropped.
-    async fn read(
-        mut self,
-        mut stream: SplitStream<WebSocket>,
-        mut reload: mpsc::Receiver<BTreeSet<String>>,
-        limits: Limits,
-    ) -> Option<CloseFrame> {
-        let mut given_up = pin!(tokio::time::sleep(limits.silent));
-        let mut idle = pin!(tokio::time::sleep(limits.idle));
+    /// Hears until the browser goes, or is not put up with any longer.
+    async fn read(&mut self, stream: &mut Hearing) -> Ended {
+        let mut beats = tokio::time::interval(HEARTBEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let now = Instant::now();
+        let mut last = Last { word: now, ping: now, watching: now };
+        let (line, served) = (self.line.clone(), self.served.clone());
+        let mut stopped = pin!(served.stop.cancelled());
         loop {
-            if !self.watched.is_empty() {
-                idle.as_mut().reset(Instant::now() + limits.idle);
-            }
             tokio::select! {
                 said = stream.next() => {
                     match said {
                         Some(Ok(Message::Text(text))) => self.hear(&text),
+                        Some(Ok(Message::Close(_))) => {
+                            // Asked once more, the layer answers it.
+                            let _ = stream.next().await;
+                            return Ended::ByIt;
+                        }
                         Some(Ok(Message::Binary(_))) => self.complain("bad_frame", "frames are JSON text".into(), None),
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                        Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => return failed(&error),
+                        None => return Ended::Gone,
                     }
-                    given_up.as_mut().reset(Instant::now() + limits.silent);
+                    last.word = Instant::now();
                 }
-                () = &mut given_up => return Some(closed(why::SILENT, "it answers no pings")),
-                () = &mut idle, if self.watched.is_empty() => return Some(closed(why::IDLE, "it watches nothing")),
-                Some(chats) = reload.recv() => {
-                    if self.is_too_slow() {
-                        return Some(closed(why::SLOW, "it is too slow for what it watches"));
+                news = line.news() => match news {
+                    News::Gone => return Ended::Stuck,
+                    News::Stale(_) if self.is_too_slow() => {
+                        return closed(why::SLOW, "it is too slow for what it watches");
                     }
-                    for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
-                        self.watch(chat, None);
+                    News::Stale(chats) => {
+                        for chat in chats.into_iter().filter(|chat| self.watched.contains_key(chat)).collect::<Vec<_>>() {
+                            self.watch(chat, None);
+                        }
                     }
-                }
-                Some(ended) = self.loads.join_next() => if ended.is_err_and(|error| error.is_panic()) {
-                    // Its subscription would wait for ever: the browser begins again.
-                    return Some(closed(close_code::ERROR, "a load failed"));
                 },
+                Some(ended) = self.loads.join_next() => match ended {
+                    Ok(chat) => self.forget_load(&chat),
+                    // Its subscription would wait for ever: the browser begins again.
+                    Err(error) if error.is_panic() => return closed(CloseCode::Error.into(), "a load failed"),
+                    Err(_) => {}
+                },
+                _ = beats.tick() => if let Some(ended) = self.beat(&mut last) {
+                    return ended;
+                },
+                () = &mut stopped => return going_away(),
             }
         }
+    }
+
+    /// Tells how old the copy is, and looks whether the browser is still to be put up with.
+    fn beat(&self, last: &mut Last) -> Option<Ended> {
+        let (now, limits) = (Instant::now(), &self.served.limits);
+        if !self.watched.is_empty() {
+            last.watching = now;
+        }
+        match self.served.access.still_admits(&self.viewer) {
+            Still::AskAgain => return Some(closed(why::ASK_AGAIN, "connect again")),
+            Still::No => return Some(closed(why::SIGNED_OUT, "the token is not valid any more")),
+            Still::Yes if self.line.stuck() > limits.write => return Some(Ended::Stuck),
+            Still::Yes if now - last.word > limits.silent => return Some(closed(why::SILENT, "it answers no pings")),
+            Still::Yes if now - last.watching > limits.idle => return Some(closed(why::IDLE, "it watches nothing")),
+            Still::Yes => {}
+        }
+        self.line.outbox.count();
+        if now - last.ping >= limits.ping {
+            last.ping = now;
+            self.line.outbox.push(Arc::new(About::Ping), Frame::ping());
+        }
+        let beat = ServerFrame::Heartbeat { fresh_as_of: self.served.hub.fresh_as_of(), now: Timestamp::now() };
+        self.line.outbox.push(Arc::new(About::Heartbeat), beat.encode());
+        None
     }
 
     /// Whether one more reload is one too many.
@@ -363,7 +368,7 @@ impl Browser {
     }
 
     fn subscribe(&mut self, chat: String, resume: Option<String>) {
-        match self.hub.known(&chat, &self.viewer) {
+        match self.served.hub.known(&chat, &self.viewer) {
             Known::No => self.complain("chat_not_found", "there is no such chat".into(), Some(&chat)),
             Known::Deleted => self.complain("chat_deleted", "this chat was deleted".into(), Some(&chat)),
             Known::Yes if self.watched.len() >= MAX_SUBSCRIPTIONS && !self.watched.contains_key(&chat) => {
@@ -375,10 +380,20 @@ impl Browser {
     }
 
     fn watch(&mut self, chat: String, resume: Option<String>) {
-        let load = bring_up_to_date(self.hub.clone(), self.copy.clone(), self.id, chat.clone(), resume);
-        let handle = self.loads.spawn(load);
-        if let Some(earlier) = self.watched.insert(chat, handle) {
+        let (hub, copy, id, of) = (self.served.hub.clone(), self.served.copy.clone(), self.id, chat.clone());
+        let handle = self.loads.spawn(async move {
+            bring_up_to_date(hub, copy, id, &of, resume).await;
+            of
+        });
+        if let Some(Some(earlier)) = self.watched.insert(chat, Some(handle)) {
             earlier.abort();
+        }
+    }
+
+    /// One that has ended; another of the same chat may be under way.
+    fn forget_load(&mut self, chat: &str) {
+        if let Some(load) = self.watched.get_mut(chat) {
+            load.take_if(|load| load.is_finished());
         }
     }
 
@@ -392,21 +407,21 @@ impl Browser {
         self.reader = Some((reader.to_owned(), now));
         let reader = if self.viewer.name.is_empty() { reader } else { &self.viewer.name };
         for (chat, token) in positions.iter().filter(|(chat, _)| self.watched.contains_key(*chat)) {
-            if let Some(positions) = Token::decode(token).and_then(|token| self.hub.positions(chat, &token)) {
-                self.receipts.take_note(chat, reader, &positions);
+            if let Some(positions) = Token::decode(token).and_then(|token| self.served.hub.positions(chat, &token)) {
+                self.served.receipts.take_note(chat, reader, &positions);
             }
         }
     }
 
     fn unwatch(&mut self, chat: &str) {
-        if let Some(load) = self.watched.remove(chat) {
+        if let Some(Some(load)) = self.watched.remove(chat) {
             load.abort();
         }
-        self.hub.unsubscribe(self.id, chat);
+        self.served.hub.unsubscribe(self.id, chat);
     }
 
     fn complain(&self, code: &'static str, message: String, chat: Option<&str>) {
         let about = About::Error { code, chat: chat.unwrap_or_default().to_owned() };
-        self.outbox.push(Arc::new(about), ServerFrame::Error { code, message, chat }.encode());
+        self.line.outbox.push(Arc::new(about), ServerFrame::Error { code, message, chat }.encode());
     }
 }

@@ -1,40 +1,70 @@
 //! What waits to be written to one browser: bounded and conflating. Of a message only the newest version is
 //! worth sending, so a slow browser costs no more than what is on its screen.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
-use axum::extract::ws::Utf8Bytes;
+use axum::body::Bytes;
 use metrics::Gauge;
-use tokio::sync::Notify;
+
+use super::frame::Frame;
 
 /// How many bytes may wait for one browser.
 const MAX_BYTES: usize = 1 << 20;
+/// Room for so many frames is kept where none waits: a burst must not cost its room for ever.
+pub(super) const ROOM: usize = 4;
+/// So many are looked through one after the other; that one waits is the rule.
+const FEW: usize = 8;
 
 /// What a frame is about: a later one of the same takes its place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum About {
-    Update { chat: String, message: String },
-    Load { chat: String },
+    Update {
+        chat: String,
+        message: String,
+    },
+    Load {
+        chat: String,
+    },
     Chats,
     Heartbeat,
-    Error { code: &'static str, chat: String },
+    Error {
+        code: &'static str,
+        chat: String,
+    },
+    Ping,
+    /// What the WebSocket layer says by itself: of many pings the last is answered (RFC 6455, section 5.5.3).
+    Answer,
+    Close,
 }
 
 /// One browser's outgoing frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     waiting: Mutex<Waiting>,
-    wake: Notify,
+    /// Woken whenever there is something to take.
+    taker: Waker,
+}
+
+impl Default for Outbox {
+    /// Nobody is woken.
+    fn default() -> Self {
+        Self::new(Waker::noop().clone())
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Waiting {
-    /// In order; `None` where a later one took its place.
-    frames: Vec<Option<Utf8Bytes>>,
-    /// Where in `frames`.
+    /// In order; none where a later one took its place.
+    frames: Vec<(Arc<About>, Option<Frame>)>,
+    /// Where in `frames`, as soon as these are not [`FEW`] any more.
     places: HashMap<Arc<About>, usize>,
+    /// How many are not replaced.
+    count: usize,
     bytes: usize,
+    /// What all of them together were told of that.
+    counted: usize,
     /// Chats whose updates were dropped: they must be loaded anew, and until then no update of theirs is taken,
     /// for its position would claim what was dropped.
     stale: BTreeSet<String>,
@@ -43,20 +73,24 @@ struct Waiting {
 }
 
 impl Outbox {
+    pub fn new(taker: Waker) -> Self {
+        Self { waiting: Mutex::default(), taker }
+    }
+
     /// Adds a frame at the end. An earlier one about the same is taken away, not replaced in its place: its
     /// resume position holds for everything before it only.
-    pub fn push(&self, about: Arc<About>, frame: Utf8Bytes) {
+    pub fn push(&self, about: Arc<About>, frame: Frame) {
         self.push_all([(about, frame)]);
     }
 
     /// The same for several, in order, with one wake-up.
-    pub fn push_all(&self, frames: impl IntoIterator<Item = (Arc<About>, Utf8Bytes)>) {
+    pub fn push_all(&self, frames: impl IntoIterator<Item = (Arc<About>, Frame)>) {
         let mut waiting = self.lock();
         for (about, frame) in frames {
             waiting.push(about, frame);
         }
         drop(waiting);
-        self.wake.notify_one();
+        self.taker.wake_by_ref();
     }
 
     /// What waits of this chat is of no use any more: it must be loaded anew.
@@ -64,7 +98,7 @@ impl Outbox {
         let mut waiting = self.lock();
         waiting.drop_chat(chat);
         drop(waiting);
-        self.wake.notify_one();
+        self.taker.wake_by_ref();
     }
 
     /// Whether updates of this chat were dropped, and no load has come since.
@@ -72,36 +106,35 @@ impl Outbox {
         self.lock().stale.contains(chat)
     }
 
-    /// Waits until there is something to take.
-    pub async fn ready(&self) {
-        loop {
-            let woken = self.wake.notified();
-            if self.has_something() {
-                return;
-            }
-            woken.await;
-        }
+    /// Takes everything: the frames in order, and the chats that must be loaded anew.
+    pub fn take(&self) -> (Vec<Frame>, BTreeSet<String>) {
+        let mut waiting = self.lock();
+        (waiting.take().collect(), std::mem::take(&mut waiting.reload))
     }
 
-    /// Takes everything: the frames in order, and the chats that must be loaded anew.
-    pub fn take(&self) -> (Vec<Utf8Bytes>, BTreeSet<String>) {
+    /// The same; the frames, as they go to a socket, come behind those that are there.
+    pub fn take_into(&self, there: &mut VecDeque<Bytes>) -> BTreeSet<String> {
         let mut waiting = self.lock();
-        waiting.places.clear();
-        QUEUED.decrement(waiting.bytes as f64);
-        waiting.bytes = 0;
-        let frames = waiting.frames.drain(..).flatten().collect();
-        (frames, std::mem::take(&mut waiting.reload))
+        there.extend(waiting.take().map(Frame::into_bytes));
+        waiting.shrink();
+        std::mem::take(&mut waiting.reload)
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        let waiting = self.lock();
+        waiting.count == 0 && waiting.reload.is_empty()
+    }
+
+    /// Takes note of how much waits, for the gauge of all.
+    pub fn count(&self) {
+        self.lock().recount();
     }
 
     /// The same again, of its own.
     #[cfg(test)]
     pub fn fork(&self) -> Self {
-        Self { waiting: Mutex::new(self.lock().clone()), wake: Notify::new() }
-    }
-
-    fn has_something(&self) -> bool {
-        let waiting = self.lock();
-        !waiting.places.is_empty() || !waiting.reload.is_empty()
+        Self { waiting: Mutex::new(self.lock().clone()), taker: Waker::noop().clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -110,7 +143,27 @@ impl Outbox {
 }
 
 impl Waiting {
-    fn push(&mut self, about: Arc<About>, frame: Utf8Bytes) {
+    fn take(&mut self) -> impl Iterator<Item = Frame> {
+        if !self.places.is_empty() {
+            self.places.clear();
+        }
+        (self.count, self.bytes) = (0, 0);
+        self.frames.drain(..).filter_map(|(_, frame)| frame)
+    }
+
+    fn shrink(&mut self) {
+        if self.frames.capacity() > ROOM {
+            self.frames = Vec::new();
+            self.places = HashMap::new();
+        }
+    }
+
+    fn recount(&mut self) {
+        QUEUED.increment(self.bytes as f64 - self.counted as f64);
+        self.counted = self.bytes;
+    }
+
+    fn push(&mut self, about: Arc<About>, frame: Frame) {
         if self.bytes + frame.len() > MAX_BYTES {
             // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
             self.drop_updates();
@@ -130,44 +183,51 @@ impl Waiting {
         self.add(about, frame);
     }
 
-    fn add(&mut self, about: Arc<About>, frame: Utf8Bytes) {
+    fn add(&mut self, about: Arc<About>, frame: Frame) {
+        self.remove(&about);
+        self.count += 1;
         self.bytes += frame.len();
-        QUEUED.increment(frame.len() as f64);
-        let earlier = self.places.insert(about, self.frames.len());
-        self.frames.push(Some(frame));
-        self.forget(earlier);
-        if self.frames.len() > 64 + 2 * self.places.len() {
-            self.close_gaps();
+        self.frames.push((about, Some(frame)));
+        match self.frames.len() {
+            // One message that changes again and again must not cost a place each time.
+            places if places > 64 + 2 * self.count => self.close_gaps(),
+            places if places == FEW + 1 => self.index(0),
+            places => self.index(places - 1),
         }
     }
 
-    /// One message that changes again and again must not cost a place each time.
     fn close_gaps(&mut self) {
-        let mut next = 0;
-        let place = |frame: &Option<Utf8Bytes>| {
-            let place = next;
-            next += usize::from(frame.is_some());
-            place
-        };
-        let moved: Vec<usize> = self.frames.iter().map(place).collect();
-        self.places.values_mut().for_each(|place| *place = moved[*place]);
-        self.frames.retain(Option::is_some);
+        self.frames.retain(|(_, frame)| frame.is_some());
+        self.places.clear();
+        self.index(0);
+    }
+
+    /// From this place on.
+    fn index(&mut self, from: usize) {
+        if self.frames.len() > FEW {
+            let places = self.frames.iter().enumerate().skip(from).filter(|(_, (_, frame))| frame.is_some());
+            self.places.extend(places.map(|(place, (about, _))| (about.clone(), place)));
+        }
     }
 
     fn remove(&mut self, about: &About) {
-        let place = self.places.remove(about);
-        self.forget(place);
-    }
-
-    fn forget(&mut self, place: Option<usize>) {
-        if let Some(frame) = place.and_then(|place| self.frames.get_mut(place)?.take()) {
+        let place = if self.frames.len() > FEW {
+            self.places.remove(about)
+        } else {
+            self.frames.iter().position(|(known, frame)| frame.is_some() && **known == *about)
+        };
+        if let Some(frame) = place.and_then(|place| self.frames.get_mut(place)?.1.take()) {
+            self.count -= 1;
             self.bytes -= frame.len();
-            QUEUED.decrement(frame.len() as f64);
         }
     }
 
+    fn abouts(&self) -> impl Iterator<Item = &Arc<About>> {
+        self.frames.iter().filter_map(|(about, frame)| frame.is_some().then_some(about))
+    }
+
     fn drop_updates(&mut self) {
-        let chats: BTreeSet<String> = self.places.keys().filter_map(|about| about.chat()).map(str::to_owned).collect();
+        let chats: BTreeSet<String> = self.abouts().filter_map(|about| about.chat()).map(str::to_owned).collect();
         for chat in chats {
             self.drop_chat(&chat);
         }
@@ -175,7 +235,7 @@ impl Waiting {
     }
 
     fn drop_chat(&mut self, chat: &str) {
-        let dropped: Vec<Arc<About>> = self.places.keys().filter(|about| about.chat() == Some(chat)).cloned().collect();
+        let dropped: Vec<Arc<About>> = self.abouts().filter(|about| about.chat() == Some(chat)).cloned().collect();
         for about in dropped {
             self.remove(&about);
         }
@@ -186,11 +246,12 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        QUEUED.decrement(self.bytes as f64);
+        QUEUED.decrement(self.counted as f64);
     }
 }
 
-/// How many bytes wait for all browsers together. Looked up once: there are two changes of it for each frame.
+/// How many bytes wait for all browsers together, each counted now and then: with each frame, all threads
+/// would write one cache line twice.
 static QUEUED: LazyLock<Gauge> = LazyLock::new(|| metrics::gauge!("chat_sync_browser_queue_bytes"));
 
 impl About {
@@ -198,7 +259,7 @@ impl About {
     fn chat(&self) -> Option<&str> {
         match self {
             Self::Update { chat, .. } | Self::Load { chat } => Some(chat),
-            Self::Chats | Self::Heartbeat | Self::Error { .. } => None,
+            _ => None,
         }
     }
 }
@@ -215,51 +276,57 @@ mod tests {
         Arc::new(About::Load { chat: chat.into() })
     }
 
-    #[tokio::test]
-    async fn of_a_message_only_the_newest_waits_and_it_waits_at_the_end() {
+    fn texts(frames: Vec<Frame>) -> Vec<String> {
+        frames.iter().map(|frame| String::from_utf8(frame.payload().to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn of_a_message_only_the_newest_waits_and_it_waits_at_the_end() {
         let outbox = Outbox::default();
-        outbox.push(update("a"), "a1".into());
-        outbox.push(update("b"), "b1".into());
-        outbox.push(update("a"), "a2".into());
-        outbox.ready().await;
-        assert_eq!(outbox.take().0, ["b1", "a2"]);
+        outbox.push(update("a"), Frame::text("a1"));
+        outbox.push(update("b"), Frame::text("b1"));
+        outbox.push(update("a"), Frame::text("a2"));
+        assert_eq!(texts(outbox.take().0), ["b1", "a2"]);
         assert!(outbox.take().0.is_empty());
     }
 
-    #[tokio::test]
-    async fn one_message_that_changes_again_and_again_takes_one_place() {
+    #[test]
+    fn one_message_that_changes_again_and_again_takes_one_place() {
         let outbox = Outbox::default();
-        outbox.push(update("a"), "a".into());
+        outbox.push(update("a"), Frame::text("a"));
         for version in 0..1000 {
-            outbox.push(update("b"), version.to_string().into());
+            outbox.push(update("b"), Frame::text(&version.to_string()));
             assert!(outbox.lock().frames.len() < 100);
         }
-        outbox.push(update("c"), "c".into());
-        outbox.push(update("a"), "later".into());
-        assert_eq!(outbox.take().0, ["999", "c", "later"]);
+        outbox.push(update("c"), Frame::text("c"));
+        outbox.push(update("a"), Frame::text("later"));
+        assert_eq!(texts(outbox.take().0), ["999", "c", "later"]);
     }
 
-    #[tokio::test]
-    async fn past_its_bound_updates_are_dropped_and_their_chats_loaded_anew() {
+    #[test]
+    fn past_its_bound_updates_are_dropped_and_their_chats_loaded_anew() {
         let outbox = Outbox::default();
-        outbox.push(Arc::new(About::Heartbeat), "beat".into());
+        outbox.push(Arc::new(About::Heartbeat), Frame::text("beat"));
         for number in 0..100 {
-            outbox.push(update(&number.to_string()), "x".repeat(20_000).into());
+            outbox.push(update(&number.to_string()), Frame::text(&"x".repeat(20_000)));
         }
         let (frames, reload) = outbox.take();
         assert!(frames.iter().map(|frame| frame.len()).sum::<usize>() <= MAX_BYTES);
-        assert!(frames.len() == 1 && frames[0] == "beat", "an update after those that were dropped would claim them");
+        assert!(
+            frames.len() == 1 && frames[0].payload() == b"beat",
+            "an update after those that were dropped would claim them"
+        );
         assert_eq!(reload, BTreeSet::from(["c".to_owned()]));
-        outbox.push(load("c"), "load".into());
-        outbox.push(update("1"), "after".into());
-        assert_eq!(outbox.take().0, ["load", "after"]);
+        outbox.push(load("c"), Frame::text("load"));
+        outbox.push(update("1"), Frame::text("after"));
+        assert_eq!(texts(outbox.take().0), ["load", "after"]);
     }
 
-    #[tokio::test]
-    async fn a_frame_that_is_too_large_by_itself_is_sent_alone() {
+    #[test]
+    fn a_frame_that_is_too_large_by_itself_is_sent_alone() {
         let outbox = Outbox::default();
-        outbox.push(update("a"), "small".into());
-        outbox.push(load("d"), "x".repeat(MAX_BYTES + 1).into());
+        outbox.push(update("a"), Frame::text("small"));
+        outbox.push(load("d"), Frame::text(&"x".repeat(MAX_BYTES + 1)));
         let (frames, reload) = outbox.take();
         assert_eq!((frames.len(), reload), (1, BTreeSet::from(["c".to_owned()])));
     }

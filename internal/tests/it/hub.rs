@@ -5,10 +5,10 @@ use internal::access::Viewer;
 use internal::copy::Snapshot;
 use internal::gate_suite::{row, version};
 use internal::hub::{Hub, Loaded, Resumed, Update};
-use internal::outbox::Outbox;
 use internal::resume::{Position, Token};
 use internal::ring::Item;
 use internal::shown::ShownMessage;
+use internal::to_browser::outbox::Outbox;
 use platform::event_log::{Fingerprint, Progress, TopicPartition};
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ impl World {
     /// What the browser was sent since the last call: (type, versions, resume).
     pub fn sent(&self) -> Vec<(String, Vec<String>, Option<Token>)> {
         let frames = self.outbox.take().0;
-        frames.iter().map(|frame| told(&serde_json::from_str(frame).unwrap())).collect()
+        frames.iter().map(|frame| told(&serde_json::from_slice(frame.payload()).unwrap())).collect()
     }
 }
 
@@ -217,12 +217,12 @@ fn a_store_further_behind_than_the_ring_reaches_is_said_and_made_good() {
     rows.iter().for_each(|row| world.arrive(row));
     world.hub.begin_load(world.browser, "c");
     assert_eq!(world.hub.finish_load(world.browser, "c", world.snapshot(&[], 0)), Loaded::Behind);
-    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    let frame: Value = serde_json::from_slice(world.outbox.take().0[0].payload()).unwrap();
     assert_eq!(frame["behind"], true);
     let stored: Vec<&ShownMessage> = rows.iter().collect();
     let caught_up = world.snapshot(&stored, 5);
     assert_eq!(world.hub.finish_load(world.browser, "c", caught_up), Loaded::Complete);
-    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    let frame: Value = serde_json::from_slice(world.outbox.take().0[0].payload()).unwrap();
     assert_eq!((frame["behind"].as_bool(), frame["messages"].as_array().unwrap().len()), (Some(false), 5));
 }
 
@@ -240,7 +240,7 @@ fn an_edit_of_a_message_before_the_window_comes_with_the_load() {
     world.hub.begin_load(world.browser, "c");
     let stored: Vec<&ShownMessage> = shown.iter().collect();
     world.hub.finish_load(world.browser, "c", world.snapshot(&stored, 0));
-    let frame: Value = serde_json::from_str(&world.outbox.take().0[0]).unwrap();
+    let frame: Value = serde_json::from_slice(world.outbox.take().0[0].payload()).unwrap();
     assert_eq!((frame["messages"].as_array().unwrap().len(), frame["more"].as_bool()), (50, Some(true)));
     assert_eq!(frame["outside"][0]["version"], edit.version.as_str());
 }
@@ -431,6 +431,7 @@ fn a_partition_that_begins_anew_has_its_watchers_load_again() {
     world.arrive(&row("c", "m", &version(1)));
     world.hub.begin_partition(world.at.clone(), 50, 60);
     let (frames, reload) = world.outbox.take();
-    assert!(!frames.iter().any(|frame| frame.contains("\"load\"") || frame.contains("update")));
+    let texts: Vec<_> = frames.iter().map(|frame| String::from_utf8_lossy(frame.payload())).collect();
+    assert!(!texts.iter().any(|text| text.contains("\"load\"") || text.contains("update")));
     assert_eq!(reload.into_iter().collect::<Vec<_>>(), ["c"]);
 }

@@ -6,7 +6,7 @@ use contract::Timestamp;
 use contract::version::VersionFields;
 use internal::gate_suite::{row, version};
 use internal::hub::Resumed;
-use internal::outbox::Outbox;
+use internal::to_browser::outbox::Outbox;
 
 use crate::hub::{anybody, versions, world};
 

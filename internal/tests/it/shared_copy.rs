@@ -65,6 +65,18 @@ async fn everybody_who_comes_at_once_shares_one_reading_of_a_chat() {
 }
 
 #[tokio::test]
+async fn for_whom_it_was_too_old_a_chat_is_read_again_soon_and_not_for_each_of_them() {
+    let copy = Arc::new(Counted::default());
+    let shared = SharedCopy::new(copy.clone());
+    let first = shared.snapshot("a", 50).await.unwrap().messages[0].version.to_string();
+    let again = async || shared.recent_snapshot("a", 50).await.unwrap().messages[0].version.to_string();
+    eventually!(again().await != first, "it is read again");
+    join_all((0..999).map(|_| again())).await;
+    let reads = copy.reads.load(Ordering::SeqCst);
+    assert!(reads < 10, "read {reads} times for all of them");
+}
+
+#[tokio::test]
 async fn what_took_long_to_read_serves_for_longer() {
     let copy = Arc::new(Counted { slow: Some(("slow", Duration::from_millis(500))), ..Counted::default() });
     let shared = SharedCopy::new(copy.clone());

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::WebSocketUpgrade;
 use axum::routing::get;
 use futures::{SinkExt, StreamExt};
 use internal::access::{Access, Viewer};
 use internal::hub::Hub;
 use internal::receipts::{Acknowledged, Readers, Receipts, ReceiptsError};
-use internal::to_browser::{Limits, Served as ToBrowser, serve};
+use internal::to_browser::{Limits, Served as ToBrowser, Upgrade, Writers, serve};
 use platform::eventually;
 use platform::lifecycle::Stop;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::gate::settings;
 use crate::shared_copy::Counted;
@@ -44,16 +45,17 @@ struct Served {
 async fn served(limits: Limits) -> Served {
     let hub = Arc::new(Hub::new(&settings(String::new())));
     let (stop, copy) = (Stop::new(), Arc::new(Counted::default()));
-    let served = ToBrowser {
+    let served = Arc::new(ToBrowser {
         hub: hub.clone(),
         copy,
         access: Arc::new(Access::Off),
         receipts: Arc::new(Acknowledged::new(Arc::new(Nowhere))),
+        writers: Writers::start(2),
         limits,
         stop: stop.clone(),
-    };
-    let route = get(move |upgrade: WebSocketUpgrade| async move {
-        upgrade.on_upgrade(move |socket| serve(socket, Viewer::anybody(), served))
+    });
+    let route = get(move |upgrade: Upgrade| async move {
+        upgrade.and_then(move |socket| serve(socket, Arc::new(Viewer::anybody()), served))
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/ws", listener.local_addr().unwrap());
@@ -106,4 +108,41 @@ async fn who_watches_nothing_is_told_to_go_and_who_watches_stays() {
     assert_eq!(served.hub.browsers(), 1, "the other came before, and is there");
     watches.send(Message::Text(r#"{"type":"unsubscribe","chat":"c"}"#.into())).await.unwrap();
     eventually!(served.hub.browsers() == 0, "it has stopped watching");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_none_of_the_protocol_is_told_what_was_wrong() {
+    let served = served(Limits::default()).await;
+    let wrong: [(&[u8], u16); 3] = [
+        // A text of 64 MiB, masked; its length says enough.
+        (&[0x81, 0xff, 0, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4], 1009),
+        // Not masked.
+        (&[0x81, 1, b'a'], 1002),
+        // Masked with zeros, and no UTF-8.
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),
+    ];
+    for (bytes, code) in wrong {
+        let (mut socket, _) = connect_async(&served.url).await.unwrap();
+        socket.get_mut().write_all(bytes).await.unwrap();
+        let told = loop {
+            match socket.next().await.unwrap().unwrap() {
+                Message::Close(why) => break why.unwrap(),
+                _ => continue,
+            }
+        };
+        assert_eq!(u16::from(told.code), code, "{told}");
+    }
+    eventually!(served.hub.browsers() == 0, "all of them are gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_closes_is_answered_and_whoever_pings_too() {
+    let served = served(Limits::default()).await;
+    let (mut socket, _) = connect_async(&served.url).await.unwrap();
+    socket.send(Message::Ping("are you there".into())).await.unwrap();
+    while socket.next().await.unwrap().unwrap() != Message::Pong("are you there".into()) {}
+    let why = CloseFrame { code: CloseCode::Normal, reason: "enough".into() };
+    socket.close(Some(why.clone())).await.unwrap();
+    while socket.next().await.unwrap().unwrap() != Message::Close(Some(why.clone())) {}
+    assert!(socket.next().await.is_none(), "the connection ends");
 }

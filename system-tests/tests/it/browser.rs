@@ -1,6 +1,6 @@
 //! In real Chromium, on the embedded mirror: what people see.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use platform::eventually;
 use system_tests::browser::Browser;
@@ -291,6 +291,12 @@ async fn v5_a_page_says_what_it_waits_for_and_what_is_not_there() {
     browser.pictures("loading").await;
     proxy.misbehave(Fault::None);
     eventually!(browser.shows(&last, "Thank you").await, "the chat is shown");
+
+    // A minute in which nobody writes: as long as patience lasts, so half of it is waited for first.
+    let quiet = Instant::now();
+    eventually!(quiet.elapsed() > Duration::from_secs(30), "half a minute is over");
+    eventually!(browser.state().await == "idle", "the chip says idle");
+    browser.pictures("idle").await;
 
     pipeline.external.kill();
     eventually!(browser.state().await == "behind", "the chip says behind");

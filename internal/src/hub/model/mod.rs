@@ -44,6 +44,8 @@ struct Bounds {
     kills: u8,
     /// How often each page connects.
     connects: &'static [u8],
+    /// How often more waits for a page than may, all together.
+    overflows: u8,
 }
 
 struct Protocol {
@@ -67,6 +69,7 @@ struct Seen {
     impossible: AtomicU64,
     behind: AtomicU64,
     known_elsewhere: AtomicU64,
+    dropped: AtomicU64,
 }
 
 fn count(seen: &AtomicU64) {
@@ -79,6 +82,7 @@ struct World {
     written: usize,
     gate: Versions,
     kills: u8,
+    overflows: u8,
     pods: Vec<Pod>,
     pages: Vec<Page>,
 }
@@ -99,6 +103,8 @@ enum Step {
     /// With what the store had when it had applied so many records: a replica of it may lag by any number.
     Load(usize, usize),
     Deliver(usize),
+    /// More waits for a page than may: its updates are dropped.
+    Overflow(usize),
     /// The connection ends; of what waits, so many frames came through.
     Cut(usize, usize),
 }
@@ -145,8 +151,11 @@ impl Protocol {
             Phase::Live => {}
         }
         let waiting = world.pods[at.pod].waiting_for(at.connection).len();
-        if waiting > 0 {
+        if world.pods[at.pod].has_something_for(at.connection) {
             steps.push(Step::Deliver(number));
+        }
+        if waiting > 0 && world.overflows > 0 {
+            steps.push(Step::Overflow(number));
         }
         // With no connection left it would only be one page less.
         if page.connects > 0 {
@@ -164,6 +173,7 @@ impl Model for Protocol {
             written: self.written,
             gate: Versions::new(),
             kills: self.kills,
+            overflows: self.overflows,
             pods: (0..self.pods).map(|_| Pod::start(self, 0)).collect(),
             pages: self.connects.iter().map(|connects| Page::new(*connects)).collect(),
         }]
@@ -215,6 +225,11 @@ impl Model for Protocol {
                 }
             }
             Step::Deliver(page) => world.pages[page].hear(&world.pods, usize::MAX),
+            Step::Overflow(page) => {
+                world.overflows -= 1;
+                world.pages[page].overflow(&world.pods);
+                count(&self.seen.dropped);
+            }
             Step::Cut(page, frames) => {
                 world.pages[page].hear(&world.pods, frames);
                 world.pages[page].leave(&world.pods);
@@ -258,7 +273,7 @@ impl World {
         let rests = |page: &Page| {
             page.at
                 .as_ref()
-                .is_none_or(|at| at.phase == Phase::Live && self.pods[at.pod].waiting_for(at.connection).is_empty())
+                .is_none_or(|at| at.phase == Phase::Live && !self.pods[at.pod].has_something_for(at.connection))
         };
         self.written == end
             && self.pods.iter().all(|pod| pod.next == end && pod.read.is_none())
@@ -290,7 +305,8 @@ impl World {
                 .collect::<String>()
         };
         let least = orders.iter().map(in_order).min().unwrap_or_default();
-        format!("log {}, gate {:?}, kills {}{least}", self.written, self.gate, self.kills)
+        let Self { written, gate, kills, overflows, .. } = self;
+        format!("log {written}, gate {gate:?}, kills {kills}, overflows {overflows}{least}")
     }
 }
 
@@ -333,7 +349,8 @@ const IN_ORDER: &[Entry] = &[Entry::Row("m", 1), Entry::Row("n", 2), Entry::Row(
 const OUT_OF_ORDER: &[Entry] = &[Entry::Row("m", 2), Entry::Marker("x/1"), Entry::Row("m", 1), Entry::Row("m", 3)];
 const SHORT: &[Entry] = &[Entry::Row("m", 1), Entry::Row("m", 2)];
 
-const TWO_PODS: Bounds = Bounds { log: IN_ORDER, written: 3, batch: 1, ring: 10, pods: 2, kills: 0, connects: &[2] };
+const TWO_PODS: Bounds =
+    Bounds { log: IN_ORDER, written: 3, batch: 1, ring: 10, pods: 2, kills: 0, connects: &[2], overflows: 0 };
 
 #[test]
 fn a_page_goes_from_pod_to_pod() {
@@ -350,6 +367,12 @@ fn a_page_goes_from_pod_to_pod_while_the_log_repeats_itself() {
 fn a_pod_is_killed_while_the_log_grows() {
     let bounds = Bounds { log: SHORT, written: 1, ring: 1, kills: 1, ..TWO_PODS };
     explore(bounds, &[|seen| &seen.behind, |seen| &seen.exact]);
+}
+
+#[test]
+fn what_waits_for_a_page_is_dropped() {
+    let bounds = Bounds { log: SHORT, written: 2, overflows: 1, ..TWO_PODS };
+    explore(bounds, &[|seen| &seen.dropped, |seen| &seen.exact]);
 }
 
 /// Run both when the protocol changes: `cargo test --release -p internal --lib -- --ignored --nocapture`. The three above

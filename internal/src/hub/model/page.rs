@@ -13,8 +13,8 @@ use crate::access::Viewer;
 use crate::copy::Snapshot;
 use crate::gate_suite::{row, version};
 use crate::hub::{ConnectionId, Loaded, Resumed};
-use crate::outbox::Outbox;
 use crate::resume::Token;
+use crate::to_browser::outbox::Outbox;
 
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -142,13 +142,26 @@ impl Page {
         loaded
     }
 
-    /// The first of the frames that wait; the others wait on.
+    /// The first of the frames that wait; the others are lost. As `Line` and `Browser::read`: a chat of which something
+    /// was dropped is loaded anew, once everything that was left is written.
     pub fn hear(&mut self, pods: &[Pod], frames: usize) {
-        let at = self.at.as_ref().expect("it is connected");
-        let outbox = pods[at.pod].hub.lock().outbox(at.connection).expect("it is connected");
-        for frame in outbox.take().0.into_iter().take(frames) {
-            self.merge(serde_json::from_str(&frame).expect("a frame"));
+        let (waiting, stale) = self.outbox(pods).take();
+        for frame in waiting.into_iter().take(frames) {
+            self.merge(serde_json::from_slice(frame.payload()).expect("a frame"));
         }
+        if stale.contains(CHAT) {
+            self.begin_load(pods);
+        }
+    }
+
+    /// As an outbox that is full.
+    pub fn overflow(&mut self, pods: &[Pod]) {
+        self.outbox(pods).invalidate(CHAT);
+    }
+
+    fn outbox(&self, pods: &[Pod]) -> Arc<Outbox> {
+        let at = self.at.as_ref().expect("it is connected");
+        pods[at.pod].hub.lock().outbox(at.connection).expect("it is connected")
     }
 
     fn merge(&mut self, frame: Frame) {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::ws::Utf8Bytes;
 use lru::LruCache;
 use platform::event_log::{Fingerprint, TopicPartition};
 
@@ -14,6 +13,7 @@ use crate::gate_suite::{row, version};
 use crate::hub::pushes::{Early, Given, Pushes};
 use crate::hub::{Chats, Connection, ConnectionId, Hub, State, Subscription, Update};
 use crate::ring::Item;
+use crate::to_browser::Frame;
 
 pub const REGION: &str = "a";
 
@@ -119,9 +119,14 @@ impl Pod {
     }
 
     /// The frames that wait for this connection.
-    pub fn waiting_for(&self, connection: ConnectionId) -> Vec<Utf8Bytes> {
+    pub fn waiting_for(&self, connection: ConnectionId) -> Vec<Frame> {
         let state = self.hub.lock();
         state.connections.get(&connection).map_or(Vec::new(), |known| known.outbox.fork().take().0)
+    }
+
+    /// Frames, or that a chat is to be loaded anew.
+    pub fn has_something_for(&self, connection: ConnectionId) -> bool {
+        self.hub.lock().connections.get(&connection).is_some_and(|known| !known.outbox.is_empty())
     }
 
     /// What the hub knows of a connection, and what waits for it.
@@ -134,8 +139,10 @@ impl Pod {
             }
             Some(Subscription::Live) => "live".to_owned(),
         };
+        let lacks = state.connections.get(&connection).is_some_and(|known| known.outbox.lacks(CHAT));
         drop(state);
-        format!("{subscription} {:?}", self.waiting_for(connection))
+        let lacks = if lacks { ", lacks some" } else { "" };
+        format!("{subscription}{lacks} {:?}", self.waiting_for(connection))
     }
 }
 

@@ -2,7 +2,7 @@
 //! all sockets, each as far as it takes it without waiting. A push marks a connection as to be looked at, and so does a
 //! socket that has room again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use hyper::body::Buf;
+use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, coop};
 use tokio::time::{Instant, timeout};
 
 use super::frame::Frame;
-use super::outbox::{About, Outbox, ROOM};
+use super::outbox::{About, Outbox};
 
 /// To how many sockets a loop writes before other tasks have their turn.
 const AT_ONCE: usize = 64;
@@ -127,7 +128,7 @@ struct Writing {
     /// Marks this connection.
     waker: Waker,
     /// Taken from the outbox, and not written yet.
-    left: VecDeque<Bytes>,
+    left: SmallVec<[Bytes; 1]>,
     /// Since when the socket takes no more of it.
     since: Option<Instant>,
     /// To be loaded anew.
@@ -153,7 +154,7 @@ impl Line {
             let writing = Writing {
                 socket: Some(socket),
                 waker: waker.clone(),
-                left: VecDeque::new(),
+                left: SmallVec::new(),
                 since: None,
                 stale: BTreeSet::new(),
                 ending: false,
@@ -267,16 +268,20 @@ impl Writing {
     }
 }
 
-fn advance(left: &mut VecDeque<Bytes>, mut written: usize) {
-    while let Some(first) = left.front_mut() {
-        if written < first.len() {
-            return first.advance(written);
-        }
-        written -= first.len();
-        left.pop_front();
+/// Takes away what was written.
+fn advance(left: &mut SmallVec<[Bytes; 1]>, mut written: usize) {
+    let mut is_whole = |frame: &&Bytes| {
+        let whole = frame.len() <= written;
+        written -= if whole { frame.len() } else { 0 };
+        whole
+    };
+    let whole = left.iter().take_while(&mut is_whole).count();
+    left.drain(..whole);
+    match left.first_mut() {
+        Some(first) => first.advance(written),
+        // A burst must not cost its room for ever.
+        None => left.shrink_to_fit(),
     }
-    // A burst must not cost its room for ever.
-    left.shrink_to(ROOM);
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ const MAX_READER: usize = 64;
 /// The greatest frame that is read from a browser, in bytes.
 const MAX_FRAME: usize = 16 << 10;
 /// How much is read at once, in bytes; most of what browsers say is shorter.
-const READ_AT_ONCE: usize = 512;
+const READ_AT_ONCE: usize = 256;
 /// RFC 6455, section 7.4.1.
 const GOING_AWAY: u16 = 1001;
 

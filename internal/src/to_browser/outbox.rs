@@ -1,19 +1,18 @@
 //! What waits to be written to one browser: bounded and conflating. Of a message only the newest version is
 //! worth sending, so a slow browser costs no more than what is on its screen.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use axum::body::Bytes;
 use metrics::Gauge;
+use smallvec::SmallVec;
 
 use super::frame::Frame;
 
 /// How many bytes may wait for one browser.
 const MAX_BYTES: usize = 1 << 20;
-/// Room for so many frames is kept where none waits: a burst must not cost its room for ever.
-pub(super) const ROOM: usize = 4;
 /// So many are looked through one after the other; that one waits is the rule.
 const FEW: usize = 8;
 
@@ -57,7 +56,7 @@ impl Default for Outbox {
 #[derive(Debug, Clone, Default)]
 struct Waiting {
     /// In order; none where a later one took its place.
-    frames: Vec<(Arc<About>, Option<Frame>)>,
+    frames: SmallVec<[(Arc<About>, Option<Frame>); 1]>,
     /// Where in `frames`, as soon as these are not [`FEW`] any more.
     places: HashMap<Arc<About>, usize>,
     /// How many are not replaced.
@@ -113,7 +112,7 @@ impl Outbox {
     }
 
     /// The same; the frames, as they go to a socket, come behind those that are there.
-    pub fn take_into(&self, there: &mut VecDeque<Bytes>) -> BTreeSet<String> {
+    pub fn take_into(&self, there: &mut SmallVec<[Bytes; 1]>) -> BTreeSet<String> {
         let mut waiting = self.lock();
         there.extend(waiting.take().map(Frame::into_bytes));
         waiting.shrink();
@@ -151,11 +150,10 @@ impl Waiting {
         self.frames.drain(..).filter_map(|(_, frame)| frame)
     }
 
+    /// A burst must not cost its room for ever.
     fn shrink(&mut self) {
-        if self.frames.capacity() > ROOM {
-            self.frames = Vec::new();
-            self.places = HashMap::new();
-        }
+        self.frames.shrink_to_fit();
+        self.places.shrink_to_fit();
     }
 
     fn recount(&mut self) {
@@ -175,6 +173,9 @@ impl Waiting {
         match &*about {
             About::Update { chat, .. } if self.stale.contains(chat) => return,
             About::Load { chat } => {
+                // It has what those updates bring. They came behind an earlier load, whose word that something is missing
+                // it takes away: their positions would claim that.
+                self.take_away(chat);
                 self.stale.remove(chat);
                 self.reload.remove(chat);
             }
@@ -234,11 +235,15 @@ impl Waiting {
         metrics::counter!("chat_sync_browser_reloads_total").increment(1);
     }
 
-    fn drop_chat(&mut self, chat: &str) {
-        let dropped: Vec<Arc<About>> = self.abouts().filter(|about| about.chat() == Some(chat)).cloned().collect();
-        for about in dropped {
+    fn take_away(&mut self, chat: &str) {
+        let waiting: Vec<Arc<About>> = self.abouts().filter(|about| about.chat() == Some(chat)).cloned().collect();
+        for about in waiting {
             self.remove(&about);
         }
+    }
+
+    fn drop_chat(&mut self, chat: &str) {
+        self.take_away(chat);
         self.stale.insert(chat.to_owned());
         self.reload.insert(chat.to_owned());
     }
@@ -301,6 +306,15 @@ mod tests {
         outbox.push(update("c"), Frame::text("c"));
         outbox.push(update("a"), Frame::text("later"));
         assert_eq!(texts(outbox.take().0), ["999", "c", "later"]);
+    }
+
+    #[test]
+    fn a_load_takes_the_place_of_what_waits_of_its_chat() {
+        let outbox = Outbox::default();
+        let frames =
+            [(load("c"), "behind"), (update("a"), "a"), (load("d"), "d"), (load("c"), "complete"), (update("b"), "b")];
+        outbox.push_all(frames.map(|(about, text)| (about, Frame::text(text))));
+        assert_eq!(texts(outbox.take().0), ["d", "complete", "b"]);
     }
 
     #[test]

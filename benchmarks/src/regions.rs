@@ -14,6 +14,7 @@ use system_tests::own_mirror::{End, OURS, OwnMirror};
 use system_tests::regions::{BETWEEN, Regions};
 use system_tests::vendor::Vendor;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::JoinHandle;
 
 use crate::figures::{Table, percentiles, thousands};
@@ -122,7 +123,8 @@ async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<[Vec<Durati
     }
     for mut first in ready {
         // Until the mirror has found the topic, and the reader the mirror's.
-        while first.try_recv().is_err() {
+        while let Err(none) = first.try_recv() {
+            anyhow::ensure!(none == TryRecvError::Empty, "a reader has ended");
             log.append(vec![record("warm".into())]).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

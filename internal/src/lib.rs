@@ -30,6 +30,7 @@ use platform::health::Health;
 use platform::lifecycle::{DRAIN_BUDGET, Parts, Stop};
 use platform::tls::Files;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use access::Access;
 use access::origins::Origins;
@@ -101,8 +102,15 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         receipts,
         writers: Writers::start(std::thread::available_parallelism().map_or(1, usize::from)),
         limits: Limits::default(),
+        browsers: TaskTracker::new(),
         stop: stop.clone(),
     };
+    let served = Arc::new(served);
+    let browsers = served.clone();
+    parts.spawn("browsers", async move {
+        browsers.told_everybody().await;
+        Ok(())
+    });
     let app = http_api::App {
         hub: served.hub.clone(),
         receipts: served.receipts.clone(),
@@ -118,7 +126,7 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
         access: served.access.clone(),
         origins: Arc::new(door.origins),
         places: Arc::new(PerAddress::new(door.per_address)),
-        served: Arc::new(served),
+        served,
     };
     let router = http_api::router(app, platform::http::about(health));
     parts.spawn("http", platform::http::serve_with(door.listener, door.tls, router, stop.clone()));

@@ -33,19 +33,11 @@ pub async fn bring_up_to_date(
     hub.begin_load(connection, chat);
     let mut was_behind = false;
     for wait in retry::backoff(Duration::from_millis(100), Duration::from_secs(1)) {
-        let limit = hub.load_limit();
-        let reading = if was_behind { copy.recent_snapshot(chat, limit) } else { copy.snapshot(chat, limit) };
-        let snapshot = match tokio::time::timeout(STORE, reading).await {
-            Ok(Ok(snapshot)) => snapshot,
-            failed => {
-                let error = failed.map_or("no answer in time".to_owned(), |error| {
-                    error.err().map_or(String::new(), |error| error.to_string())
-                });
-                // What the log has is better than nothing; the load will say that it is behind.
-                tracing::warn!(chat.id = chat, error, "load without the store");
-                Snapshot::default()
-            }
-        };
+        let mut snapshot = read(&*copy, chat, hub.load_limit(), was_behind).await;
+        if !was_behind && !hub.reaches_back_to(chat, &snapshot) {
+            // It may have been read for somebody else a while ago.
+            snapshot = read(&*copy, chat, hub.load_limit(), true).await;
+        }
         // What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
         let began = tokio::time::Instant::now();
         while !hub.has_read(chat, &snapshot) && began.elapsed() < AHEAD {
@@ -59,6 +51,18 @@ pub async fn bring_up_to_date(
             }
         }
     }
+}
+
+/// What the log has is better than nothing: without the store the load will say that it is behind.
+async fn read(copy: &dyn ChatCopy, chat: &str, limit: u32, recent: bool) -> Snapshot {
+    let reading = if recent { copy.recent_snapshot(chat, limit) } else { copy.snapshot(chat, limit) };
+    let error = match tokio::time::timeout(STORE, reading).await {
+        Ok(Ok(snapshot)) => return snapshot,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(chat.id = chat, error, "load without the store");
+    Snapshot::default()
 }
 
 async fn resumed(hub: &Hub, connection: ConnectionId, chat: &str, token: &Token) -> bool {

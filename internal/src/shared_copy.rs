@@ -16,7 +16,7 @@ use crate::shown::{ShownChat, ShownMessage};
 /// any age as long as the ring reaches back to it. All who come back from a pod that died are there within this time.
 const SHARED: Duration = Duration::from_secs(5);
 const SHARED_AT_MOST: Duration = Duration::from_secs(10);
-/// How old it may be for those for whom the last one was too old.
+/// The least for those for whom the last one was too old.
 const RECENT: Duration = Duration::from_millis(500);
 /// In between it serves so many times as long as its reading took: the slower the store, the less often one chat is read. Else a
 /// crowd that comes back at a busy store asks for more than it can answer, gets nothing in time, and asks again.
@@ -36,7 +36,7 @@ pub struct SharedCopy {
 /// A snapshot, and how long its reading took, waiting for a connection included.
 struct Taken {
     snapshot: Snapshot,
-    began: Instant,
+    read_at: Instant,
     took: Duration,
 }
 
@@ -51,6 +51,11 @@ impl Expiry<(String, u32), Arc<Taken>> for Serves {
 /// How long a snapshot serves whose reading took so long.
 fn serves(took: Duration) -> Duration {
     (took * SHARED_TIMES).clamp(SHARED, SHARED_AT_MOST)
+}
+
+/// How old it may be, then, for those for whom the last one was too old.
+fn recent(took: Duration) -> Duration {
+    (took * SHARED_TIMES).clamp(RECENT, SHARED_AT_MOST)
 }
 
 impl SharedCopy {
@@ -80,7 +85,7 @@ impl ChatCopy for SharedCopy {
             let began = Instant::now();
             let snapshot = tokio::time::timeout(READING, self.copy.snapshot(chat, limit)).await;
             let snapshot = snapshot.unwrap_or_else(|_| Err(CopyError(format!("no answer within {READING:?}"))))?;
-            Ok::<_, CopyError>(Arc::new(Taken { snapshot, began, took: began.elapsed() }))
+            Ok::<_, CopyError>(Arc::new(Taken { snapshot, read_at: Instant::now(), took: began.elapsed() }))
         };
         match self.snapshots.try_get_with((chat.to_owned(), limit), read).await {
             Ok(taken) => Ok(taken.snapshot.clone()),
@@ -90,7 +95,8 @@ impl ChatCopy for SharedCopy {
 
     async fn recent_snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
         let key = (chat.to_owned(), limit);
-        if self.snapshots.get(&key).await.is_some_and(|taken| taken.began.elapsed() > RECENT) {
+        let is_old = |taken: Arc<Taken>| taken.read_at.elapsed() > recent(taken.took);
+        if self.snapshots.get(&key).await.is_some_and(is_old) {
             self.snapshots.invalidate(&key).await;
         }
         self.snapshot(chat, limit).await
@@ -118,5 +124,8 @@ mod tests {
         assert_eq!(serves(Duration::from_millis(2)), SHARED);
         assert_eq!(serves(Duration::from_millis(300)), Duration::from_secs(6));
         assert_eq!(serves(READING), SHARED_AT_MOST);
+        assert_eq!(recent(Duration::from_millis(2)), RECENT);
+        assert_eq!(recent(Duration::from_millis(100)), Duration::from_secs(2));
+        assert_eq!(recent(READING), SHARED_AT_MOST);
     }
 }

@@ -190,7 +190,10 @@ impl Way {
         mut to: impl AsyncWrite + Unpin,
     ) -> std::io::Result<()> {
         while let Some((arrives, bytes)) = on_its_way.recv().await {
-            tokio::time::sleep_until(arrives).await;
+            // The timer's least wait is a millisecond, which is far where nothing is.
+            if arrives > Instant::now() {
+                tokio::time::sleep_until(arrives).await;
+            }
             if bytes.is_empty() {
                 return to.shutdown().await;
             }

@@ -281,7 +281,8 @@ async fn web_socket(
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", why));
     };
     let (viewer, served) = (Arc::new(viewer), app.served);
-    Ok(upgrade.and_then(async move |socket| {
+    let browsers = served.browsers.clone();
+    Ok(upgrade.and_then(&browsers, async move |socket| {
         to_browser::serve(socket, viewer, served).await;
         drop(place);
     }))

@@ -319,6 +319,15 @@ impl Hub {
         state.rings_of(chat).all(|(at, ring)| ring.stored_below(snapshot.progress.get(at)).is_some())
     }
 
+    /// Whether the rings reach back to what the store had.
+    pub fn reaches_back_to(&self, chat: &str, snapshot: &Snapshot) -> bool {
+        let state = self.lock();
+        state.rings_of(chat).all(|(at, ring)| {
+            let stored = ring.stored_below(snapshot.progress.get(at));
+            stored.is_some_and(|stored| stored >= ring.start())
+        })
+    }
+
     /// Step 3: the load, then what was kept, then live.
     pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
         let mut state = self.lock();

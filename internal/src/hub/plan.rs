@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::pushes::name_of;
 use super::{Resumed, State, position};
 use crate::copy::Snapshot;
 use crate::resume::{Position, Token};
@@ -26,8 +27,11 @@ pub(super) struct Plan {
 pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Plan {
     let full = snapshot.messages.len() >= limit;
     let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
-    let mut rows: HashMap<String, ShownMessage> =
-        snapshot.messages.into_iter().map(|message| (message.id.clone(), message)).collect();
+    // What the store had may be older than an erasure whose record the ring does not reach back to.
+    let is_erased_since =
+        |message: &ShownMessage| !message.version.is_erased() && state.erased.contains(&name_of(message));
+    let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message));
+    let mut rows: HashMap<String, ShownMessage> = messages.map(|message| (message.id.clone(), message)).collect();
     // Until the partitions are known, nothing is known to be complete.
     let mut behind = state.partitions == 0;
     let mut positions = BTreeMap::new();

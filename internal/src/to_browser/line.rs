@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -96,8 +97,11 @@ impl Mark {
     fn look(&self) {
         // First: what comes from now on marks it anew.
         self.set.store(false, Ordering::SeqCst);
-        if let Some(line) = self.line.upgrade() {
-            line.write();
+        let Some(line) = self.line.upgrade() else { return };
+        // Whatever happens to one connection, the loop has others.
+        if catch_unwind(AssertUnwindSafe(|| line.write())).is_err() {
+            line.lock().socket = None;
+            line.news.notify_one();
         }
     }
 }
@@ -129,7 +133,7 @@ struct Writing {
     waker: Waker,
     /// Taken from the outbox, and not written yet.
     left: SmallVec<[Bytes; 1]>,
-    /// Since when the socket takes no more of it.
+    /// Since when the socket has not taken all of it.
     since: Option<Instant>,
     /// To be loaded anew.
     stale: BTreeSet<String>,
@@ -238,6 +242,8 @@ impl Writing {
             let open = Pin::new(open);
             if left.is_empty() && !taken {
                 stale.extend(outbox.take_into(left));
+                // Whoever is always behind and moves on has as long for each of these parts.
+                *since = None;
                 // Once: what comes from now on has marked the connection anew.
                 taken = true;
             }
@@ -352,6 +358,24 @@ mod tests {
         let mut heard = vec![0; said.len()];
         far.read_exact(&mut heard).await.unwrap();
         assert_eq!(line.news().await, News::Stale(BTreeSet::from(["c".to_owned()])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_always_behind_and_moves_on_is_not_stuck() {
+        let writers = Writers::start(1);
+        let (line, mut far) = line(&writers, 10);
+        let mut said = say(&line, 0, 100);
+        eventually!(line.stuck() > Duration::ZERO, "it takes a part");
+        for message in 1..5 {
+            tokio::time::advance(Duration::from_secs(15)).await;
+            assert!(line.stuck() >= Duration::from_secs(15));
+            let next = say(&line, message, 100);
+            let mut heard = vec![0; said.len()];
+            far.read_exact(&mut heard).await.unwrap();
+            assert!(heard == said);
+            eventually!(line.stuck() < Duration::from_secs(10), "the next part has its own time");
+            said = next;
+        }
     }
 
     #[tokio::test]

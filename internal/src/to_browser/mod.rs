@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Still, Viewer};
 use crate::copy::ChatCopy;
@@ -157,7 +158,18 @@ pub struct Served {
     pub receipts: Arc<Acknowledged>,
     pub writers: Writers,
     pub limits: Limits,
+    /// Everybody who is connected.
+    pub browsers: TaskTracker,
     pub stop: Stop,
+}
+
+impl Served {
+    /// After the stop signal, until everybody has been told, or has had long enough to hear it.
+    pub async fn told_everybody(&self) {
+        self.stop.cancelled().await;
+        self.browsers.close();
+        let _ = tokio::time::timeout(GOODBYE * 2, self.browsers.wait()).await;
+    }
 }
 
 /// Serves a browser until it goes, or the stop signal. This reads; what is to be written is written by `writers`, so that
@@ -177,16 +189,22 @@ pub async fn serve(socket: Upgraded, viewer: Arc<Viewer>, served: Arc<Served>) {
     };
     // By reference: a future keeps what it is given twice, and there are thousands of these.
     let ended = browser.read(&mut stream).await;
-    drop((browser, stream));
+    drop(browser);
+    // First: of a pod that stops, thousands are to hear it at once.
+    if let Ended::Because(why) = ended {
+        count(reason_of(u16::from(why.code)));
+        line.end(Some(Frame::close(why)), GOODBYE).await;
+        return served.hub.disconnect(id);
+    }
     served.hub.disconnect(id);
     match ended {
-        Ended::Gone => {}
         Ended::Stuck => count("gone"),
-        Ended::ByIt => line.end(None, GOODBYE).await,
-        Ended::Because(why) => {
-            count(reason_of(u16::from(why.code)));
-            line.end(Some(Frame::close(why)), GOODBYE).await;
+        Ended::ByIt => {
+            // Asked once more, the layer answers it.
+            let _ = stream.next().await;
+            line.end(None, GOODBYE).await;
         }
+        Ended::Gone | Ended::Because(_) => {}
     }
 }
 
@@ -205,7 +223,7 @@ enum Ended {
     Gone,
     /// It cannot be written to.
     Stuck,
-    /// The browser closed it, and was answered.
+    /// The browser closed it, and is to be answered.
     ByIt,
     Because(CloseFrame),
 }
@@ -223,6 +241,7 @@ fn reason_of(code: u16) -> &'static str {
         why::IDLE => "idle",
         why::ASK_AGAIN => "ask_again",
         GOING_AWAY => "stop",
+        1002 | 1007 | 1009 => "protocol",
         _ => "error",
     }
 }
@@ -284,11 +303,7 @@ impl Browser {
                 said = stream.next() => {
                     match said {
                         Some(Ok(Message::Text(text))) => self.hear(&text),
-                        Some(Ok(Message::Close(_))) => {
-                            // Asked once more, the layer answers it.
-                            let _ = stream.next().await;
-                            return Ended::ByIt;
-                        }
+                        Some(Ok(Message::Close(_))) => return Ended::ByIt,
                         Some(Ok(Message::Binary(_))) => self.complain("bad_frame", "frames are JSON text".into(), None),
                         Some(Ok(_)) => {}
                         Some(Err(error)) => return failed(&error),

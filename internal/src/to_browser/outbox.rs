@@ -59,6 +59,8 @@ struct Waiting {
     frames: SmallVec<[(Arc<About>, Option<Frame>); 1]>,
     /// Where in `frames`, as soon as these are not [`FEW`] any more.
     places: HashMap<Arc<About>, usize>,
+    /// Whether the last frame is a closing one.
+    closed: bool,
     /// How many are not replaced.
     count: usize,
     bytes: usize,
@@ -162,6 +164,17 @@ impl Waiting {
     }
 
     fn push(&mut self, about: Arc<About>, frame: Frame) {
+        // Nothing follows a closing frame (RFC 6455, section 5.5.1).
+        if self.closed {
+            return;
+        }
+        self.closed = *about == About::Close;
+        // It has what those updates bring, but for messages before its window, which a page that shows them asks for again.
+        // They came behind an earlier load, whose word that something is missing it takes away: their positions would
+        // claim that.
+        if let About::Load { chat } = &*about {
+            self.take_away(chat);
+        }
         if self.bytes + frame.len() > MAX_BYTES {
             // A frame that is too large by itself is sent all the same, if nothing else of its chat was dropped.
             self.drop_updates();
@@ -173,9 +186,6 @@ impl Waiting {
         match &*about {
             About::Update { chat, .. } if self.stale.contains(chat) => return,
             About::Load { chat } => {
-                // It has what those updates bring. They came behind an earlier load, whose word that something is missing
-                // it takes away: their positions would claim that.
-                self.take_away(chat);
                 self.stale.remove(chat);
                 self.reload.remove(chat);
             }
@@ -315,6 +325,28 @@ mod tests {
             [(load("c"), "behind"), (update("a"), "a"), (load("d"), "d"), (load("c"), "complete"), (update("b"), "b")];
         outbox.push_all(frames.map(|(about, text)| (about, Frame::text(text))));
         assert_eq!(texts(outbox.take().0), ["d", "complete", "b"]);
+    }
+
+    #[test]
+    fn nothing_follows_a_closing_frame() {
+        let outbox = Outbox::default();
+        outbox.push(update("a"), Frame::text("a"));
+        outbox.push(Arc::new(About::Close), Frame::text("close"));
+        outbox.push(update("b"), Frame::text("b"));
+        assert_eq!(texts(outbox.take().0), ["a", "close"]);
+        outbox.push(update("c"), Frame::text("c"));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_load_that_fits_in_place_of_its_chats_updates_costs_the_others_nothing() {
+        let outbox = Outbox::default();
+        outbox.push(update("a"), Frame::text(&"x".repeat(MAX_BYTES / 2)));
+        let other = Arc::new(About::Update { chat: "d".into(), message: "b".into() });
+        outbox.push(other, Frame::text("of another chat"));
+        outbox.push(load("c"), Frame::text(&"y".repeat(MAX_BYTES / 2)));
+        let (frames, reload) = outbox.take();
+        assert_eq!((frames.len(), reload), (2, BTreeSet::new()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_util::task::TaskTracker;
 
 use super::frame::Frame;
 use super::line::{Line, WriteHalf, Writers};
@@ -46,13 +47,14 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
-    /// Answers the request, and serves what it became.
+    /// Answers the request, and serves what it became, as one of these tasks.
     pub fn and_then<F: Future<Output = ()> + Send>(
         self,
+        tasks: &TaskTracker,
         serve: impl FnOnce(Upgraded) -> F + Send + 'static,
     ) -> Response {
         let upgraded = self.upgraded;
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             // Who is gone before it is answered needs nothing more.
             if let Ok(upgraded) = upgraded.await {
                 serve(Upgraded::from(upgraded)).await;

@@ -18,6 +18,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::task::TaskTracker;
 
 use crate::gate::settings;
 use crate::shared_copy::Counted;
@@ -52,10 +53,11 @@ async fn served(limits: Limits) -> Served {
         receipts: Arc::new(Acknowledged::new(Arc::new(Nowhere))),
         writers: Writers::start(2),
         limits,
+        browsers: TaskTracker::new(),
         stop: stop.clone(),
     });
     let route = get(move |upgrade: Upgrade| async move {
-        upgrade.and_then(move |socket| serve(socket, Arc::new(Viewer::anybody()), served))
+        upgrade.and_then(&served.browsers.clone(), move |socket| serve(socket, Arc::new(Viewer::anybody()), served))
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/ws", listener.local_addr().unwrap());

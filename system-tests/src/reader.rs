@@ -55,6 +55,9 @@ pub struct Screen {
     pub heartbeats: Vec<Value>,
     pub errors: Vec<Value>,
     pub loads: u64,
+    /// What became of its last try to connect, and when it was last told anything.
+    connection: String,
+    last_word: Option<Timestamp>,
     /// By chat and message, the newest version that was told; since it came to this region, where it goes from one to another.
     told: BTreeMap<(String, String), Version>,
     resume: BTreeMap<String, String>,
@@ -103,6 +106,14 @@ impl Reader {
     /// How many loads it got, of all chats.
     pub fn loads(&self) -> u64 {
         self.screen.lock().expect("the screen").loads
+    }
+
+    /// How it is connected, for people.
+    pub fn state(&self) -> String {
+        let screen = self.screen();
+        let word = screen.last_word.map(|at| Timestamp::now().since(at));
+        let (chats, complete, heartbeat) = (screen.chats.len(), screen.resume.len(), screen.heartbeats.last());
+        format!("{}; last word {word:?} ago; {complete} of {chats} chats complete; {heartbeat:?}", screen.connection)
     }
 
     /// How many chats it has as whole as the store and the log have them: a load that lacks something is followed by another.
@@ -173,6 +184,7 @@ impl Screen {
 
     /// Takes a frame; gives the chats to subscribe to.
     fn hear(&mut self, frame: Value) -> Vec<String> {
+        self.last_word = Some(Timestamp::now());
         let chat = frame["chat"].as_str().unwrap_or_default().to_owned();
         let messages = || serde_json::from_value(frame["messages"].clone()).expect("messages");
         let resume = || frame["resume"].as_str().unwrap_or_default().to_owned();
@@ -225,7 +237,16 @@ async fn follow(pods: Vec<String>, only: Option<String>, regions: bool, screen: 
 
 /// One connection, until it ends.
 async fn connection(address: &str, only: Option<&str>, screen: &Mutex<Screen>) {
-    let Ok((mut socket, _)) = connect_async(format!("ws://{address}/ws")).await else { return };
+    let note = |how: String| screen.lock().expect("the screen").connection = format!("{how}, {}", Timestamp::now());
+    note(format!("connects to {address}"));
+    // Whoever takes the call and says nothing is lost too.
+    let answer = tokio::time::timeout(SILENCE, connect_async(format!("ws://{address}/ws"))).await;
+    let mut socket = match answer {
+        Ok(Ok((socket, _))) => socket,
+        Ok(Err(error)) => return note(format!("refused: {error}")),
+        Err(silence) => return note(format!("no answer: {silence}")),
+    };
+    note("connected".to_owned());
     let mut subscribed = BTreeSet::new();
     while let Ok(Some(Ok(message))) = tokio::time::timeout(SILENCE, socket.next()).await {
         let Message::Text(text) = message else { continue };

@@ -184,7 +184,11 @@ async fn nothing_is_lost_whatever_the_cluster_does_to_pods_and_to_a_whole_region
     let goes_on = async |what: &str| {
         let id = vendor.post(&chats[0], "this one is seen").await;
         for ((namespace, _), reader) in REGIONS.iter().zip(&readers) {
-            eventually!(reader.text(&chats[0], &id).is_some(), "{namespace} goes on: {what}");
+            eventually!(
+                reader.text(&chats[0], &id).is_some(),
+                "{namespace} goes on: {what}; its reader: {}",
+                reader.state()
+            );
         }
         eprintln!("goes on: {what}");
     };

@@ -88,6 +88,7 @@ impl Config {
             read_again_every: Duration::from_secs(15),
             reconcile_every: Duration::from_secs(60),
             reconcile_budget: NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN),
+            compare_regions_every: Duration::from_secs(300),
         }
     }
 

@@ -99,6 +99,13 @@ pub struct Marker {
     /// Whether changes may be missing up to the cursor, until a reconcile is done.
     #[serde(default)]
     pub gap: bool,
+    /// In how many chats the copies of this region and of another one differ, for all that is known; `null` where there is no other
+    /// region, or none was heard of yet.
+    #[serde(default)]
+    pub differing: Option<u64>,
+    /// Everything that stood in the other regions' copies at that moment, by their clocks, was compared with this one's.
+    #[serde(default)]
+    pub compared_through: Option<Timestamp>,
     /// At least so many records of this leader lie in this partition between the marker before this one (its predecessor) and this
     /// one; another number in every partition.
     #[serde(default)]

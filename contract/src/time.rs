@@ -45,6 +45,12 @@ impl Timestamp {
         self.0 as f64 / 1e6
     }
 
+    /// So much earlier; the beginning of 1970 at the earliest.
+    #[must_use]
+    pub fn minus(self, by: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
+    }
+
     /// The distance to an earlier time; zero if `earlier` is the later one.
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))

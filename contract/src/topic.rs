@@ -9,6 +9,8 @@ pub const CHANGES: &str = "chat-changes";
 pub const CHECKPOINTS: &str = "chat-sync-checkpoints";
 /// Compacted; what must never be appended again.
 pub const ERASURES: &str = "chat-sync-erasures";
+/// Compacted; what each region's copy holds, chat by chat, for the other regions to compare with theirs.
+pub const DIGESTS: &str = "chat-sync-digests";
 
 /// Partitions of [`CHANGES`]. A changed number moves chats between partitions, which breaks their
 /// order, so every marker carries it and a service that sees another number refuses to start.
@@ -20,7 +22,7 @@ pub const RETENTION_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The greatest record that is appended, in bytes: 4 MiB.
 pub const MAX_RECORD_BYTES: usize = 4 << 20;
 
-/// The names of the three topics of one installation.
+/// The names of the four topics of one installation.
 ///
 /// The suffix keeps several installations (and every test) apart on one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +30,18 @@ pub struct Topics {
     pub changes: String,
     pub checkpoints: String,
     pub erasures: String,
+    pub digests: String,
 }
 
 impl Topics {
     pub fn with_suffix(suffix: &str) -> Self {
         let name = |base: &str| format!("{base}{suffix}");
-        Self { changes: name(CHANGES), checkpoints: name(CHECKPOINTS), erasures: name(ERASURES) }
+        Self {
+            changes: name(CHANGES),
+            checkpoints: name(CHECKPOINTS),
+            erasures: name(ERASURES),
+            digests: name(DIGESTS),
+        }
     }
 }
 

@@ -79,6 +79,9 @@ pub struct View {
     /// Rows that the last whole comparison had to append, and when it began.
     pub drift: Option<u64>,
     pub verified_through: Option<Timestamp>,
+    /// In how many chats two regions' copies differ, and up to when they were compared.
+    pub differing: Option<u64>,
+    pub compared_through: Option<Timestamp>,
     pub dead_letters: Vec<Group>,
     pub decisions: Decisions,
     /// Oldest first, one every two seconds.
@@ -210,7 +213,9 @@ impl Ops {
                 marker: marker.at,
             }),
             drift: marker.as_ref().and_then(|marker| marker.drift),
-            verified_through: marker.and_then(|marker| marker.verified_through),
+            verified_through: marker.as_ref().and_then(|marker| marker.verified_through),
+            differing: marker.as_ref().and_then(|marker| marker.differing),
+            compared_through: marker.and_then(|marker| marker.compared_through),
             dead_letters: state.letters.clone(),
             decisions,
             history: state.history.iter().copied().collect(),

@@ -80,6 +80,7 @@ function draw() {
   byId("drift").textContent = view.drift === null ? "not known" : plural(view.drift, "row");
   byId("drift-words").textContent = view.verified_through
     ? `verified through ${dayAndTime(view.verified_through)}` : "no whole comparison with the source is done yet";
+  byId("regions-words").textContent = regions(view);
   spark("rate", view.history.map((point) => point.rate), (value) => `${number(value)} rows/s`);
   spark("lag", view.history.map((point) => point.lag), seconds);
   document.body.classList.remove("old");
@@ -90,6 +91,13 @@ function draw() {
     operators: "",
   }[view.decisions]);
   drawGroups();
+}
+
+/** What is known of the regions' copies; nothing where there is one alone. */
+function regions({ differing, compared_through: through }) {
+  if (differing === null) return "";
+  const how = differing ? `${plural(differing, "chat")} not as in another region` : "as in the other regions";
+  return through ? `${how}, compared through ${dayAndTime(through)}` : "not compared with all other regions yet";
 }
 
 function chip(state, words) {

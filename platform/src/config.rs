@@ -210,6 +210,15 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     millis.map(std::time::Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Reads the time between two times of something that happens again and again: not zero.
+///
+/// # Errors
+/// A sentence that shows what would be right.
+pub fn period(text: &str) -> Result<std::time::Duration, String> {
+    let period = duration(text)?;
+    if period.is_zero() { Err(format!("'{text}': it would happen without a pause; at least 1ms")) } else { Ok(period) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +274,7 @@ mod tests {
         for text in ["", "2", "s", "2 s", "-1s", "99999999999999999999s", "1y"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        assert_eq!(period("1ms"), Ok(std::time::Duration::from_millis(1)));
+        assert!(period("0s").is_err());
     }
 }

@@ -5,12 +5,12 @@
 
 use contract::version::{ERASED, VersionFields};
 use contract::{Chat, Message, Record, Row, Stamp, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// How many living rows there are, and which: the sum of their digests, whatever their order. Deleted rows are left
 /// out, for a source may forget them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sum {
     pub count: u64,
     pub digest: u64,
@@ -21,6 +21,12 @@ impl Sum {
         let Some(fields) = version.fields().ok().filter(|_| is_living(version)) else { return };
         self.count += 1;
         self.digest = self.digest.wrapping_add(xxh3_64_with_seed(id.as_bytes(), fields.digest));
+    }
+
+    /// What this one has and the other one has not, modulo 2^64: the default if they are alike.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self { count: self.count.wrapping_sub(other.count), digest: self.digest.wrapping_sub(other.digest) }
     }
 }
 

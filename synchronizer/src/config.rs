@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use platform::config::{Secret, duration};
+use platform::config::{Secret, duration, period};
 use platform::event_log::kafka_settings::KafkaSettings;
 use platform::leadership::{Leadership, Lease, LeaseSettings};
 use platform::lifecycle::{Parts, Stop};
@@ -40,7 +40,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_SYNC_LEASE_TTL", default_value = "3s", value_parser = whole_seconds)]
     pub lease_ttl: Duration,
     /// How often the lease is renewed or asked for.
-    #[arg(long, env = "CHAT_SYNC_LEASE_RENEW", default_value = "1s", value_parser = duration)]
+    #[arg(long, env = "CHAT_SYNC_LEASE_RENEW", default_value = "1s", value_parser = period)]
     pub lease_renew: Duration,
     /// What this candidate is called; a random part is added. In Kubernetes: the pod's name.
     #[arg(long, env = "CHAT_SYNC_HOLDER", default_value = "synchronizer")]
@@ -84,7 +84,7 @@ pub struct Settings {
     #[arg(long, env = "CHAT_SYNC_POLL_LIMIT", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub poll_limit: u32,
     /// How often markers and the checkpoint are written.
-    #[arg(long, env = "CHAT_SYNC_MARKER_EVERY", default_value = "1s", value_parser = duration)]
+    #[arg(long, env = "CHAT_SYNC_MARKER_EVERY", default_value = "1s", value_parser = period)]
     pub marker_every: Duration,
     /// How many requests a second the source gets at most, of all kinds together.
     #[arg(long, env = "CHAT_SYNC_SOURCE_BUDGET", default_value = "200")]
@@ -94,14 +94,17 @@ pub struct Settings {
     #[arg(long, env = "CHAT_SYNC_OVERLAP", default_value = "60s", value_parser = duration)]
     pub overlap: Duration,
     /// How often that is read again.
-    #[arg(long, env = "CHAT_SYNC_READ_AGAIN_EVERY", default_value = "15s", value_parser = duration)]
+    #[arg(long, env = "CHAT_SYNC_READ_AGAIN_EVERY", default_value = "15s", value_parser = period)]
     pub read_again_every: Duration,
     /// How long after one slow comparison with the whole source the next one begins.
-    #[arg(long, env = "CHAT_SYNC_RECONCILE_EVERY", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "CHAT_SYNC_RECONCILE_EVERY", default_value = "5m", value_parser = period)]
     pub reconcile_every: Duration,
     /// How many requests a second a slow comparison takes, within the budget of all.
     #[arg(long, env = "CHAT_SYNC_RECONCILE_BUDGET", default_value = "5")]
     pub reconcile_budget: NonZeroU32,
+    /// How often it is said what the copy holds, for the other regions to compare with theirs.
+    #[arg(long, env = "CHAT_SYNC_COMPARE_REGIONS_EVERY", default_value = "5m", value_parser = period)]
+    pub compare_regions_every: Duration,
 }
 
 /// The other regions, and when this one polls instead of them.

@@ -12,10 +12,12 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::agenda::Agenda;
+use crate::anti_entropy::AntiEntropy;
 use crate::append::Appender;
 use crate::budget::Budgeted;
 use crate::checkpoint::{Checkpoint, Marked, Remembered};
 use crate::dead_letters::Retries;
+use crate::differences::Differences;
 use crate::erase::Erase;
 use crate::mirror::Mirror;
 use crate::patience::Patience;
@@ -36,6 +38,7 @@ pub struct Leader {
     appender: Appender,
     mirror: Mirror,
     agenda: Arc<Agenda>,
+    differences: Arc<Mutex<Differences>>,
     before: Before,
     /// Another string for every term.
     incarnation: String,
@@ -123,6 +126,7 @@ impl Leader {
             appender,
             mirror,
             agenda: Arc::new(agenda),
+            differences: Arc::default(),
             before,
             incarnation,
             since: Timestamp::now(),
@@ -162,8 +166,11 @@ impl Leader {
             to_log: self.world.to_log.clone(),
             erasures: self.world.erasures.clone(),
         };
+        let (agenda, differences) = (self.agenda.clone(), self.differences.clone());
+        let anti_entropy = AntiEntropy::new(&self.world, &self.incarnation, agenda, differences);
         tokio::select! {
             () = stop.cancelled() => {}
+            () = anti_entropy.run() => {}
             () = self.take_turns() => {}
             () = self.mirror.follow() => {}
             () = reconcile.run() => {}
@@ -426,13 +433,21 @@ impl Leader {
                 previous_leader: place.marked.leader.clone(),
                 generation: place.generation,
                 gap: false,
+                differing: None,
+                compared_through: None,
                 records: 0,
             };
             (marker, place.remembered.earlier(Instant::now()))
         };
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
+        let (differing, compared_through) = {
+            let differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+            (differences.differing(), differences.compared_through())
+        };
         let marker = Marker {
+            differing,
+            compared_through,
             drift: reconcile.drift,
             verified_through: reconcile.last.as_ref().map(|last| last.began_at),
             gap: reconcile.round.as_ref().is_some_and(|round| round.gap),

@@ -4,6 +4,7 @@
 //! (marker or checkpoint) is only written after the acks of everything that it claims.
 
 pub mod agenda;
+pub mod anti_entropy;
 pub mod append;
 pub mod budget;
 pub mod checkpoint;
@@ -11,6 +12,7 @@ pub mod compare;
 pub mod config;
 pub mod counted;
 pub mod dead_letters;
+pub mod differences;
 pub mod erase;
 pub mod erasures;
 pub mod leader;

@@ -175,6 +175,8 @@ pub(crate) mod tests {
             previous_leader: None,
             generation: None,
             gap: false,
+            differing: None,
+            compared_through: None,
             records: 0,
         }
     }

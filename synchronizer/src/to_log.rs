@@ -1,6 +1,7 @@
 //! Writes to the log: records first, then the claims about them.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contract::erasure::Erasure;
@@ -18,6 +19,7 @@ use crate::agenda;
 use crate::checkpoint::{Checkpoint, Earlier};
 use crate::config::Settings;
 use crate::counted::Appended;
+use crate::differences::Digests;
 
 /// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
 /// this region has been away for long.
@@ -32,9 +34,10 @@ pub struct ToLog {
     log: Arc<dyn EventLog>,
     topics: Topics,
     changes: Arc<str>,
-    /// The other regions' changes, and their erasures, as they are called here.
+    /// The other regions' changes, and their other topics, as they are called here.
     mirrored: Vec<String>,
     mirrored_erasures: Vec<String>,
+    mirrored_digests: Vec<String>,
     source: String,
     region: String,
     partitions: u32,
@@ -67,6 +70,7 @@ impl ToLog {
             changes: topics.changes.as_str().into(),
             mirrored: settings.mirrored(&topics.changes).collect(),
             mirrored_erasures: settings.mirrored(&topics.erasures).collect(),
+            mirrored_digests: settings.mirrored(&topics.digests).collect(),
             log,
             topics,
             source: settings.source.clone(),
@@ -169,6 +173,44 @@ impl ToLog {
                 headers: Vec::new(),
             }])
             .await
+    }
+
+    /// Reads what the copies hold, here and where the mirrors come from.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn read_digests(&self) -> Result<Box<dyn Reader>, LogError> {
+        self.read(&self.topics.digests, true).await
+    }
+
+    /// Whether a topic holds what another region's copy holds.
+    pub fn is_mirrored_digests(&self, topic: &str) -> bool {
+        self.mirrored_digests.iter().any(|mirrored| mirrored == topic)
+    }
+
+    /// Says what this region's copy holds of some chats. What takes the same `place` later on covers it.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn tell(&self, place: impl Display, digests: &Digests) -> Result<(), LogError> {
+        self.log
+            .append(vec![NewRecord {
+                topic: self.topics.digests.as_str().into(),
+                partition: 0,
+                key: Some(format!("{}/{}/{place}", self.source, self.region)),
+                // Strings, numbers and times: it cannot fail.
+                value: serde_json::to_vec(digests).unwrap_or_default(),
+                headers: Vec::new(),
+            }])
+            .await
+    }
+
+    /// Where a partition ends.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn end_of(&self, at: &TopicPartition) -> Result<u64, LogError> {
+        Ok(self.log.offsets(&at.topic).await?.get(&at.partition).map_or(0, |held| held.end))
     }
 
     /// Where a partition begins.
@@ -391,7 +433,7 @@ impl ToLog {
     }
 }
 
-fn specs(topics: &Topics) -> [TopicSpec; 3] {
+fn specs(topics: &Topics) -> [TopicSpec; 4] {
     // Room for a record's headers and key.
     let max_record_bytes = 2 * MAX_RECORD_BYTES;
     let compacted = |name: &String| TopicSpec {
@@ -408,5 +450,5 @@ fn specs(topics: &Topics) -> [TopicSpec; 3] {
         retention_ms: RETENTION_MS,
         max_record_bytes,
     };
-    [changes, compacted(&topics.checkpoints), compacted(&topics.erasures)]
+    [changes, compacted(&topics.checkpoints), compacted(&topics.erasures), compacted(&topics.digests)]
 }

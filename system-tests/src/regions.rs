@@ -109,7 +109,7 @@ impl Regions {
         a.internal_address = internal_a;
         let end = |region, brokers| End { region, brokers };
         let topics = contract::Topics::with_suffix(&a.topic_suffix);
-        let topic = format!("{},{}", topics.changes, topics.erasures);
+        let topic = format!("{},{},{}", topics.changes, topics.erasures, topics.digests);
         let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
         // Which of two polls that start at once and take over as soon as they listen is a matter of luck.

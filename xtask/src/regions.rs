@@ -14,7 +14,7 @@ const VENDOR: u16 = 30001;
 /// Each region's name and where its page is, as in `deployment/`; the synchronizer and the writer are at the next ports.
 const REGIONS: [(&str, u16); 2] = [("a", 30002), ("b", 30012)];
 /// What is mirrored.
-const TOPICS: &str = "chat-changes,chat-sync-erasures";
+const TOPICS: &str = "chat-changes,chat-sync-erasures,chat-sync-digests";
 
 /// Everything that was started, and where.
 #[derive(Debug, Serialize, Deserialize)]

@@ -251,6 +251,8 @@ fn a_week_is_kept_and_time_goes_on() {
     assert!(after > before);
     assert_eq!(at("2026-01-02T03:04:07.5Z").since(before), std::time::Duration::from_millis(2500));
     assert_eq!(before.since(after), std::time::Duration::ZERO);
+    assert_eq!(at("2026-01-02T03:04:07.5Z").minus(std::time::Duration::from_millis(2500)), before);
+    assert_eq!(before.minus(std::time::Duration::MAX), Timestamp::default());
 }
 
 #[test]

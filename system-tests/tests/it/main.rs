@@ -1,6 +1,7 @@
 //! The whole pipeline, as its users see it.
 
 mod access;
+mod anti_entropy;
 mod bad_input;
 mod browser;
 mod copy;

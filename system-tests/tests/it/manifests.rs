@@ -85,7 +85,7 @@ fn mirrors_have_the_settings_that_are_tested() {
             .replace("@target@", target)
             .replace("@source-brokers@", &brokers(source))
             .replace("@target-brokers@", &brokers(target))
-            .replace("@topics@", "chat-changes,chat-sync-erasures");
+            .replace("@topics@", "chat-changes,chat-sync-erasures,chat-sync-digests");
         let manifest = &files(folder)["30-mirror-maker.yaml"];
         let settings = |text: &str| -> Vec<String> {
             let settings = text.lines().map(str::trim).filter(|line| !line.starts_with('#') && line.contains(" = "));

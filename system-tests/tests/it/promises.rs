@@ -194,6 +194,8 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         previous_leader: None,
         generation: None,
         gap: false,
+        differing: None,
+        compared_through: None,
         records: 0,
     };
     let value = Record::Marker(marker).encode();

@@ -8,6 +8,7 @@ use futures::{SinkExt, StreamExt};
 use platform::eventually;
 use platform::testing::PATIENCE;
 use serde_json::{Value, json};
+use synchronizer::differences::Digests;
 use system_tests::pipeline::Embedded;
 use system_tests::reader::Reader;
 use tokio_tungstenite::connect_async;
@@ -46,6 +47,13 @@ fn all_fields(value: &Value) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     fields(value, "", &mut all);
     all
+}
+
+#[test]
+fn the_digests_in_the_document_are_some() {
+    let example = &examples("digests")["a part of a copy"];
+    let digests: Digests = serde_json::from_value(example.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&digests).unwrap(), *example);
 }
 
 #[test]

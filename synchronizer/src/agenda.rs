@@ -1,5 +1,6 @@
 //! Which reconcile is to be done: what the leader asks for, what the routine does, and what checkpoints carry of it.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use contract::Timestamp;
@@ -67,6 +68,8 @@ struct Shared {
     number: u64,
     /// Whether the round must wait until the feed is read from its beginning: see decision 3.
     held: bool,
+    /// Chats to be compared as soon as may be, beside any round.
+    chats: BTreeSet<String>,
 }
 
 /// What the leader and the routine share.
@@ -86,7 +89,7 @@ impl Agenda {
         if let Some(drift) = state.drift {
             drift_messages(drift);
         }
-        Self { shared: Mutex::new(Shared { state, number: 0, held }), changed: Notify::new() }
+        Self { shared: Mutex::new(Shared { state, number: 0, held, chats: BTreeSet::new() }), changed: Notify::new() }
     }
 
     /// Asks for a round. A gap's round that is under way goes on, and another one follows it: a source whose cursors
@@ -133,6 +136,17 @@ impl Agenda {
             self.ask(&request.reason, request.gap);
             self.lock().state.request = request.id;
         }
+    }
+
+    /// Asks for a comparison of these chats alone.
+    pub fn look_at(&self, chats: Vec<String>) {
+        self.lock().chats.extend(chats);
+        self.changed.notify_one();
+    }
+
+    /// The chats that are to be compared now.
+    pub fn take_chats(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.lock().chats)
     }
 
     /// What a checkpoint should carry.

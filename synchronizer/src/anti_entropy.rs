@@ -1,11 +1,12 @@
 //! Anti-entropy between regions: each says all the time what its copy holds, chat by chat, and compares what the others say
 //! with its own.
 //!
-//! It asks the source for nothing, so it finds what differs sooner than a slow round does; which of the two is right only the
-//! source can tell, so what differs is reconciled with it.
+//! That asks the source for nothing, so it finds what differs sooner than a slow round does. Which of the two is right only the
+//! source can tell: the chats that differ are compared with it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::iter::Peekable;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,21 +15,26 @@ use platform::event_log::{Event, LogError};
 use platform::retry;
 use tokio::time::MissedTickBehavior;
 
-use crate::agenda::{Agenda, SLOW};
+use crate::agenda::Agenda;
 use crate::compare::{Sum, is_living};
-use crate::differences::{Compared, Differences, Digests};
+use crate::differences::{AsOf, Compared, Differences, Digests, FORMAT, Told};
 use crate::region::Region;
-use crate::stored::{Stored, StoredError, patiently};
+use crate::stored::{Stored, StoredError, has_all};
 use crate::to_log::{Positions, ToLog};
 use crate::world::World;
 
-/// How many chats are told of at once.
+/// How many chats are told of at once, and how many rows.
 const PAGE: usize = 100;
-/// How many rows are read a second at most: a copy of a million takes three minutes, and no Postgres feels it.
+const PAGE_ROWS: u64 = 10_000;
+/// How many rows are read a second at most to tell of them: a copy of a million takes three minutes.
 const ROWS_A_SECOND: u32 = 5000;
-/// Into how many parts the time between two sweeps is cut. One such part is how often those chats are told of again that are
-/// suspected to differ, how long a difference must last, and how old a row must be to count.
+/// Into how many parts the time between two rounds is cut. One such part is how often those chats are told of again that are
+/// suspected to differ, how long a difference must last, how old a row must be to count, and how far a copy may be behind.
 const PARTS: u32 = 5;
+/// How often it is looked whether the copy has what stands in the log.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a chat is read before it counts as one that cannot be.
+const TRIES: u32 = 3;
 
 /// One term's.
 pub struct AntiEntropy {
@@ -41,9 +47,17 @@ pub struct AntiEntropy {
     to_log: ToLog,
     region: Arc<Region>,
     agenda: Arc<Agenda>,
-    differences: Arc<Mutex<Differences>>,
+    shared: Arc<Shared>,
     /// The number of what was told last.
     told: tokio::sync::Mutex<u64>,
+}
+
+/// What the leader and its anti-entropy share.
+#[derive(Default)]
+pub struct Shared {
+    pub differences: Mutex<Differences>,
+    /// The newest marker that this region's log has everything up to.
+    pub log_as_of: Mutex<Option<AsOf>>,
 }
 
 /// What cannot be read or appended now.
@@ -53,12 +67,26 @@ enum Failed {
     Log(#[from] LogError),
     #[error(transparent)]
     Stored(#[from] StoredError),
+    #[error("the copy is behind the log, or the log behind the region that polls")]
+    Behind,
+}
+
+impl Shared {
+    /// This region's log has everything up to that marker.
+    pub fn reaches(&self, region: &str, at: Timestamp) {
+        *self.log_as_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(AsOf { region: region.to_owned(), at });
+    }
+
+    pub fn differences(&self) -> MutexGuard<'_, Differences> {
+        self.differences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl AntiEntropy {
-    /// What is found goes into `differences`, and what follows from it into `agenda`.
-    pub fn new(world: &World, leader: &str, agenda: Arc<Agenda>, differences: Arc<Mutex<Differences>>) -> Self {
+    /// What is found goes into `shared`, and what follows from it into `agenda`.
+    pub fn new(world: &World, leader: &str, agenda: Arc<Agenda>, shared: Arc<Shared>) -> Self {
         let settings = &world.settings;
+        *shared.differences() = Differences::with(world.region.others());
         Self {
             source: settings.source.clone(),
             here: settings.region.clone(),
@@ -68,7 +96,7 @@ impl AntiEntropy {
             to_log: world.to_log.clone(),
             region: world.region.clone(),
             agenda,
-            differences,
+            shared,
             told: tokio::sync::Mutex::default(),
         }
     }
@@ -78,72 +106,143 @@ impl AntiEntropy {
         if self.region.is_alone() {
             std::future::pending::<()>().await;
         }
-        tokio::join!(self.tell(), self.tell_again(), self.hear());
+        // Of an earlier term of this process nothing counts, and nothing is older than this one.
+        metrics::gauge!("chat_sync_regions_differing_chats").set(0.0);
+        metrics::gauge!("chat_sync_regions_compared_through").set(Timestamp::now().seconds());
+        tokio::join!(self.tell(), self.hear());
     }
 
-    /// The whole copy now and then.
+    /// The whole copy now and then; in between what is suspected to differ, here or elsewhere.
     async fn tell(&self) {
-        let mut ticks = ticks(self.every);
+        let mut ticks = tokio::time::interval(self.part());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told: Option<Instant> = None;
         loop {
             ticks.tick().await;
-            if let Err(error) = self.sweep().await {
-                tracing::warn!(%error, "the other regions are not told what this copy holds; another try follows");
+            let round = told.is_none_or(|told| told.elapsed() + self.part() / 2 >= self.every);
+            let done = if round {
+                told = Some(Instant::now());
+                // Those that could not be mended before too.
+                self.mend();
+                self.tell_all(&mut ticks).await
+            } else {
+                self.tell_again().await
+            };
+            match done {
+                Ok(()) => {}
+                Err(Failed::Behind) => self.count_not_compared("told", &Failed::Behind),
+                Err(error) => {
+                    tracing::warn!(%error, "the other regions are not told what this copy holds; another try follows");
+                    self.to_log.make_topics_again().await;
+                }
             }
         }
     }
 
-    async fn sweep(&self) -> Result<(), Failed> {
-        let began = Timestamp::now();
-        let chats: Vec<String> = self.stored.chats().await?.into_keys().collect();
-        // One that holds nothing says so too.
-        let pages: Vec<&[String]> = if chats.is_empty() { vec![&[]] } else { chats.chunks(PAGE).collect() };
-        let end = pages.len() - 1;
-        for (number, page) in pages.into_iter().enumerate() {
-            let digests = self.digests(began, page).await?;
-            self.say(number, Digests { first: number == 0, last: number == end, ..digests }).await?;
+    async fn tell_all(&self, ticks: &mut tokio::time::Interval) -> Result<(), Failed> {
+        let mut chats = self.stored.chats().await?.into_keys().peekable();
+        for part in 0.. {
+            // One that holds nothing says so too.
+            let (rows, last) = self.tell_some(part, Told::Round, &mut chats).await?;
+            if last {
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1) / ROWS_A_SECOND * u32::try_from(rows).unwrap_or(u32::MAX)) => {}
+                _ = ticks.tick() => self.tell_again().await?,
+            }
         }
         Ok(())
     }
 
-    /// What is suspected to differ, more often: until it is found alike, or known to differ.
-    async fn tell_again(&self) {
-        let mut ticks = ticks(self.part());
-        loop {
-            ticks.tick().await;
-            let chats = self.differences().next(PAGE);
-            if !chats.is_empty()
-                && let Err(error) = self.say_again(&chats).await
-            {
-                tracing::warn!(%error, "what may differ is told later");
+    /// Until it is found alike. Whoever asks is answered: a chat that is found alike is suspected elsewhere until that is told.
+    async fn tell_again(&self) -> Result<(), Failed> {
+        let (suspected, owed) = {
+            let mut differences = self.shared.differences();
+            (differences.next(PAGE), differences.take_owed())
+        };
+        for (told, chats) in [(Told::Suspected, suspected), (Told::Answer, owed)] {
+            let mut chats = chats.into_iter().peekable();
+            while chats.peek().is_some() {
+                self.tell_some(0, told, &mut chats).await?;
             }
         }
+        Ok(())
     }
 
-    async fn say_again(&self, chats: &[String]) -> Result<(), Failed> {
-        let digests = self.digests(Timestamp::now(), chats).await?;
-        self.say("again", digests).await
-    }
-
-    async fn digests(&self, began: Timestamp, of: &[String]) -> Result<Digests, StoredError> {
-        let before = Timestamp::now().minus(self.part());
-        let mut chats = BTreeMap::new();
-        for chat in of {
-            chats.insert(chat.clone(), self.sum(chat, before).await?);
+    /// As many chats as go into one record; how many rows they have, and whether they were the last.
+    async fn tell_some(
+        &self,
+        part: u64,
+        told: Told,
+        chats: &mut Peekable<impl Iterator<Item = String>>,
+    ) -> Result<(u64, bool), Failed> {
+        let as_of = self.as_of().await?;
+        let before = as_of.at.minus(self.part());
+        let (mut held, mut rows) = (BTreeMap::new(), 0);
+        while held.len() < PAGE && rows < PAGE_ROWS {
+            let Some(chat) = chats.next() else { break };
+            let sum = self.sum_or_nothing(&chat, before).await?;
+            rows += 1 + sum.map_or(0, |sum| sum.count);
+            held.insert(chat, sum);
         }
+        let last = chats.peek().is_none();
+        // What takes the same place later on covers this one.
+        let place = if told == Told::Round { part.to_string() } else { format!("{told:?}").to_lowercase() };
         let (source, region, leader) = (self.source.clone(), self.here.clone(), self.leader.clone());
-        Ok(Digests { source, region, leader, number: 0, began, first: false, last: false, before, chats })
-    }
-
-    /// What takes the same `place` later on covers this one.
-    async fn say(&self, place: impl std::fmt::Display, digests: Digests) -> Result<(), Failed> {
         // Until it is appended: what is told stands in the log in the order of its numbers.
         let mut number = self.told.lock().await;
+        let words = Digests {
+            format: FORMAT,
+            source,
+            region,
+            leader,
+            number: *number + 1,
+            told,
+            part,
+            last,
+            as_of,
+            before,
+            chats: held,
+        };
+        self.to_log.tell(place, &words).await?;
         *number += 1;
-        Ok(self.to_log.tell(place, &Digests { number: *number, ..digests }).await?)
+        Ok((rows, last))
+    }
+
+    /// How far the copy is now: it has everything that the log had at that marker. The writer is waited for a while.
+    async fn as_of(&self) -> Result<AsOf, Failed> {
+        let reached = self.shared.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let as_of = reached.ok_or(Failed::Behind)?;
+        let ends = self.to_log.ends().await?;
+        let began = Instant::now();
+        while !has_all(&self.stored.progress().await?, &ends) {
+            if began.elapsed() > self.part() {
+                return Err(Failed::Behind);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(as_of)
+    }
+
+    /// `None` of a chat that cannot be read although the store answers.
+    async fn sum_or_nothing(&self, chat: &str, before: Timestamp) -> Result<Option<Sum>, StoredError> {
+        for attempt in 1.. {
+            match self.sum(chat, before).await {
+                Ok(sum) => return Ok(Some(sum)),
+                Err(_) if attempt < TRIES => tokio::time::sleep(LOOK).await,
+                Err(error) => {
+                    self.stored.progress().await?;
+                    tracing::error!(chat, %error, "a chat of the copy cannot be read");
+                    break;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What this copy holds of a chat that lives, without what has changed since that moment, by the source's clock. The texts
-    /// themselves are looked at, not the versions that stand beside them. Read no faster than `ROWS_A_SECOND`.
+    /// themselves are looked at, not the versions that stand beside them.
     async fn sum(&self, chat: &str, before: Timestamp) -> Result<Sum, StoredError> {
         let mut sum = Sum::default();
         let version = self.stored.chat(chat).await?.map(|row| row.expected_version());
@@ -152,8 +251,6 @@ impl AntiEntropy {
         let messages = self.stored.versions(chat).await?;
         let rows = messages.iter().map(|(id, version)| (id.as_str(), version)).chain([("", &version)]);
         rows.filter(|(_, version)| is_settled(version, before)).for_each(|(id, version)| sum.add(id, version));
-        let rows = u32::try_from(messages.len()).unwrap_or(u32::MAX).saturating_add(1);
-        tokio::time::sleep(Duration::from_secs(1) / ROWS_A_SECOND * rows).await;
         Ok(sum)
     }
 
@@ -166,7 +263,7 @@ impl AntiEntropy {
         let mut waits = retry::reconnecting();
         loop {
             let Err(error) = self.hear_once().await;
-            tracing::debug!(%error, "following what other regions' copies hold");
+            tracing::warn!(%error, "following what other regions' copies hold");
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
         }
     }
@@ -180,7 +277,7 @@ impl AntiEntropy {
                 Event::Records(records) => {
                     for record in records {
                         match serde_json::from_slice(&record.value) {
-                            Ok(digests) => self.compare(digests).await,
+                            Ok(digests) => self.take(digests).await,
                             Err(error) => tracing::warn!(%error, at = %record.at, offset = record.offset, "no digests"),
                         }
                     }
@@ -198,56 +295,66 @@ impl AntiEntropy {
         }
     }
 
-    async fn compare(&self, said: Digests) {
-        if said.source != self.source || said.region == self.here || !self.differences().is_new(&said) {
+    async fn take(&self, said: Digests) {
+        if said.source != self.source || said.format != FORMAT || !self.shared.differences().is_new(&said) {
             return;
         }
-        let mut news = false;
-        for (chat, there) in &said.chats {
-            news |= self.is_news(&said, chat, *there).await;
+        let now = Timestamp::now();
+        let compared = self.compare(&said).await;
+        if let Err(why) = &compared {
+            self.count_not_compared("heard", why);
         }
-        metrics::counter!("chat_sync_regions_chats_compared_total").increment(said.chats.len() as u64);
-        self.differences().compared(&said);
-        self.report();
-        // Once: if the source cannot make them alike, slow rounds go on trying.
-        if news && self.agenda.state().round.is_none_or(|round| round.reason == SLOW) {
-            self.agenda.ask(&format!("the copy differs from region {}'s", said.region), false);
+        let mut differences = self.shared.differences();
+        differences.heard(&said, compared.is_ok(), now);
+        metrics::gauge!("chat_sync_regions_differing_chats").set(differences.differing().unwrap_or_default() as f64);
+        metrics::gauge!("chat_sync_regions_suspected_chats").set(differences.suspected() as f64);
+        if let Some(through) = differences.compared_through() {
+            metrics::gauge!("chat_sync_regions_compared_through").set(through.seconds());
+        }
+        drop(differences);
+        if compared.is_ok_and(|news| news) {
+            self.mend();
         }
     }
 
     /// Whether a chat was found to differ for good which was not known to.
-    async fn is_news(&self, said: &Digests, chat: &str, there: Sum) -> bool {
-        let here =
-            patiently(|| self.sum(chat, said.before), |error| tracing::debug!(%error, "comparing regions")).await;
-        let compared = self.differences().compare(&said.region, chat, here, there, Instant::now(), self.part());
-        if compared != Compared::Differ {
-            return false;
+    async fn compare(&self, said: &Digests) -> Result<bool, Failed> {
+        // What is behind differs, and will not for long; what waited to be read is old, and is passed over at once.
+        let reached = self.shared.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let near = |as_of: &AsOf| as_of.is_near(&said.as_of, self.part());
+        if !reached.as_ref().is_some_and(near) || !near(&self.as_of().await?) {
+            return Err(Failed::Behind);
         }
-        let (region, rows_here, rows_there) = (&said.region, here.count, there.count);
-        tracing::error!(region, chat, rows_here, rows_there, "the copies of two regions differ");
-        metrics::counter!("chat_sync_regions_differences_total").increment(1);
-        true
+        let mut news = false;
+        for (chat, there) in &said.chats {
+            let here = self.sum_or_nothing(chat, said.before).await?;
+            let looked = (here, *there);
+            let compared = self.shared.differences().compare(&said.region, chat, looked, Instant::now(), self.part());
+            if compared == Compared::Differ {
+                let [rows_here, rows_there] = [here, *there].map(|sum| sum.map(|sum| sum.count));
+                tracing::error!(said.region, chat, rows_here, rows_there, "the copies of two regions differ");
+                metrics::counter!("chat_sync_regions_differences_total").increment(1);
+                news = true;
+            }
+        }
+        metrics::counter!("chat_sync_regions_chats_compared_total").increment(said.chats.len() as u64);
+        Ok(news)
     }
 
-    fn report(&self) {
-        let differences = self.differences();
-        metrics::gauge!("chat_sync_regions_differing_chats").set(differences.differing().unwrap_or_default() as f64);
-        if let Some(through) = differences.compared_through() {
-            metrics::gauge!("chat_sync_regions_compared_through").set(through.seconds());
-        }
+    fn count_not_compared(&self, what: &'static str, why: &Failed) {
+        metrics::counter!("chat_sync_regions_not_compared_total", "what" => what).increment(1);
+        tracing::debug!(%why, what, "digests are not compared");
     }
 
-    fn differences(&self) -> MutexGuard<'_, Differences> {
-        self.differences.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The source tells which copy is right, if it was this one in vain.
+    fn mend(&self) {
+        let chats = self.shared.differences().to_be_mended(PAGE);
+        if !chats.is_empty() {
+            self.agenda.look_at(chats);
+        }
     }
 }
 
 fn is_settled(version: &Version, before: Timestamp) -> bool {
     version.fields().is_ok_and(|fields| fields.changed_at < before)
-}
-
-fn ticks(every: Duration) -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }

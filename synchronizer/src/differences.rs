@@ -4,7 +4,7 @@
 //! two looks makes it. What came in between makes another difference each time, though, and a row that one of the two lacks for
 //! good makes the same one again and again.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -13,27 +13,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::Sum;
 
-/// How often the same difference must be seen.
-const TIMES: u32 = 3;
+/// What is summed up, and how. Two regions that do it differently cannot compare.
+pub const FORMAT: u32 = 1;
+/// How often the same difference must be seen, of the last looks that are remembered.
+const TIMES: usize = 3;
+const LOOKS: usize = 8;
 /// Of how many leaders of a region it is remembered how far they were heard.
 const LEADERS: usize = 16;
+/// What differs where one of the two cannot read its rows.
+const UNREADABLE: Sum = Sum { count: u64::MAX, digest: u64::MAX };
+
+/// How far a copy is: it has everything up to this marker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsOf {
+    /// The region that polls.
+    pub region: String,
+    /// When its leader made the marker, by that leader's clock.
+    pub at: Timestamp,
+}
+
+impl AsOf {
+    /// Whether two copies are close enough for what changed some time before to be in both. Only one region's clock is asked; where
+    /// both poll, nobody knows.
+    pub fn is_near(&self, other: &Self, within: Duration) -> bool {
+        self.region == other.region && self.at.since(other.at).max(other.at.since(self.at)) <= within
+    }
+}
+
+/// What chats are told of for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// The whole copy, in parts.
+    Round,
+    /// The teller suspects that another region has something else.
+    Suspected,
+    /// Another region does.
+    Answer,
+}
 
 /// What one region's copy holds of some chats, as its leader says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
+    pub format: u32,
     pub source: String,
     pub region: String,
     /// The leader's incarnation, and a number that counts up from 1 within it.
     pub leader: String,
     pub number: u64,
-    /// When it began to go through the whole copy, by its clock.
-    pub began: Timestamp,
-    /// The beginning of the copy, and its end. What is told between two such rounds is neither.
-    pub first: bool,
+    pub told: Told,
+    /// Of a round: which part this is, from 0, and whether it is the last one.
+    pub part: u64,
     pub last: bool,
+    pub as_of: AsOf,
     /// Of rows that changed before that moment, by the source's clock: what came later may be on its way.
     pub before: Timestamp,
-    pub chats: BTreeMap<String, Sum>,
+    /// `null` of a chat that cannot be read.
+    pub chats: BTreeMap<String, Option<Sum>>,
 }
 
 /// What became of one comparison.
@@ -51,78 +87,99 @@ pub enum Compared {
 /// The copies of this region and of the others.
 #[derive(Debug, Default)]
 pub struct Differences {
+    peers: BTreeMap<String, Peer>,
     /// By chat, by region.
     chats: BTreeMap<String, HashMap<String, Suspicion>>,
-    peers: HashMap<String, Peer>,
-    /// The last chat that [`Self::next`] gave.
+    /// The last of them that [`Self::next`] gave.
     given: Option<String>,
+    /// Of which another region wants to hear.
+    owed: BTreeSet<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Suspicion {
-    difference: Sum,
-    times: u32,
-    since: Instant,
+    /// The last differences, and when each was seen.
+    looks: VecDeque<(Sum, Instant)>,
     differs: bool,
 }
 
 /// How far another region was heard.
 #[derive(Debug, Default)]
 struct Peer {
-    /// The last number of each of its last leaders, the newest at the end.
+    /// The last number of each of its last leaders.
     leaders: VecDeque<(String, u64)>,
-    /// Whether nothing was missed since its present round began.
-    whole: bool,
-    /// When the last round began that was heard whole.
+    /// The round that was compared without a part missing, so far.
+    round: Option<Round>,
+    /// When the last one began that was compared whole.
     through: Option<Timestamp>,
 }
 
-impl Peer {
-    /// Notes a number; whether it is new, and whether it follows the last one that was heard.
-    fn note(&mut self, leader: &str, number: u64) -> (bool, bool) {
-        let newest = self.leaders.back().is_some_and(|(newest, _)| newest == leader);
-        if let Some((_, last)) = self.leaders.iter_mut().find(|(known, _)| known == leader) {
-            let (new, follows) = (number > *last, number == *last + 1);
-            *last = number.max(*last);
-            return (new, follows && newest);
+#[derive(Debug)]
+struct Round {
+    leader: String,
+    next: u64,
+    began: Timestamp,
+}
+
+impl Suspicion {
+    /// Notes a difference; whether it was seen often enough, for as long.
+    fn look(&mut self, difference: Sum, now: Instant, settle: Duration) -> bool {
+        self.looks.push_back((difference, now));
+        if self.looks.len() > LOOKS {
+            self.looks.pop_front();
         }
-        self.leaders.push_back((leader.to_owned(), number));
-        if self.leaders.len() > LEADERS {
-            self.leaders.pop_front();
-        }
-        (true, false)
+        let mut same = self.looks.iter().filter(|(seen, _)| *seen == difference);
+        let first = same.next().map_or(now, |(_, at)| *at);
+        same.count() + 1 >= TIMES && now.duration_since(first) >= settle
+    }
+
+    fn is_readable(&self) -> bool {
+        self.looks.back().is_none_or(|(last, _)| *last != UNREADABLE)
     }
 }
 
 impl Differences {
-    /// Notes what a chat holds here and there. The same difference must last for `settle` at least.
+    /// Of this region and these.
+    pub fn with(others: &[String]) -> Self {
+        Self { peers: others.iter().map(|other| (other.clone(), Peer::default())).collect(), ..Self::default() }
+    }
+
+    /// Another region says something; whether it was not heard before. A mirror that begins again repeats it.
+    pub fn is_new(&mut self, said: &Digests) -> bool {
+        let Some(peer) = self.peers.get_mut(&said.region) else { return false };
+        if let Some((_, last)) = peer.leaders.iter_mut().find(|(known, _)| *known == said.leader) {
+            let new = said.number > *last;
+            *last = said.number.max(*last);
+            return new;
+        }
+        peer.leaders.push_back((said.leader.clone(), said.number));
+        if peer.leaders.len() > LEADERS {
+            peer.leaders.pop_front();
+        }
+        true
+    }
+
+    /// Notes what a chat holds here and there; `None` where it cannot be read. The same difference must last for `settle` at least.
     pub fn compare(
         &mut self,
         region: &str,
         chat: &str,
-        here: Sum,
-        there: Sum,
+        (here, there): (Option<Sum>, Option<Sum>),
         now: Instant,
         settle: Duration,
     ) -> Compared {
-        let difference = here.minus(there);
+        let difference = here.zip(there).map_or(UNREADABLE, |(here, there)| here.minus(there));
         if difference == Sum::default() {
             self.forget(region, chat);
             return Compared::Alike;
         }
-        let suspicion = self.chats.entry(chat.to_owned()).or_default().entry(region.to_owned());
-        let known = suspicion.or_insert(Suspicion { difference, times: 0, since: now, differs: false });
-        if known.difference != difference {
-            // Whether it differs for good is to be seen; that it was not found alike since is not.
-            (known.difference, known.times, known.since) = (difference, 0, now);
-        }
-        known.times += 1;
-        let lasts = known.times >= TIMES && now.duration_since(known.since) >= settle;
-        match (known.differs, lasts) {
+        let suspicion = self.chats.entry(chat.to_owned()).or_default().entry(region.to_owned()).or_default();
+        let lasts = suspicion.look(difference, now, settle);
+        match (suspicion.differs, lasts) {
             (true, _) => Compared::StillDiffer,
             (false, false) => Compared::Suspected,
             (false, true) => {
-                known.differs = true;
+                suspicion.differs = true;
                 Compared::Differ
             }
         }
@@ -137,35 +194,47 @@ impl Differences {
         }
     }
 
-    /// Another region says something; whether it is to be compared. A mirror that begins again repeats what was compared before.
-    pub fn is_new(&mut self, said: &Digests) -> bool {
-        let peer = self.peers.entry(said.region.clone()).or_default();
-        let (new, follows) = peer.note(&said.leader, said.number);
-        if new {
-            peer.whole = said.first || (peer.whole && follows);
+    /// What it said was dealt with, `compared` or not, because one of the two copies is behind; by the own clock.
+    pub fn heard(&mut self, said: &Digests, compared: bool, now: Timestamp) {
+        if said.told == Told::Suspected && compared {
+            self.owed.extend(said.chats.keys().cloned());
         }
-        new
+        let Some(peer) = self.peers.get_mut(&said.region).filter(|_| said.told == Told::Round) else { return };
+        if said.part == 0 && compared {
+            peer.round = Some(Round { leader: said.leader.clone(), next: 0, began: now });
+        }
+        // Two may lead for a moment, and speak at once.
+        let Some(round) = peer.round.as_mut().filter(|round| round.leader == said.leader) else { return };
+        if !compared || round.next != said.part {
+            peer.round = None;
+            return;
+        }
+        round.next += 1;
+        if said.last {
+            peer.through = Some(round.began);
+        }
     }
 
-    /// All of what it said was compared.
-    pub fn compared(&mut self, said: &Digests) {
-        if let Some(peer) = self.peers.get_mut(&said.region).filter(|peer| said.last && peer.whole) {
-            peer.through = Some(said.began);
-        }
-    }
-
-    /// Up to when all that the other regions had was compared; `None` until that was done once with each that is heard of.
+    /// Up to when all that the other regions had was compared, by the own clock; `None` until that was done once with each.
     pub fn compared_through(&self) -> Option<Timestamp> {
         self.peers.values().map(|peer| peer.through).min().flatten()
     }
 
-    /// In how many chats copies are known to differ; `None` if no other region was heard of.
+    /// In how many chats copies are known to differ; `None` where there is no other region.
     pub fn differing(&self) -> Option<u64> {
         let differs = |regions: &&HashMap<String, Suspicion>| regions.values().any(|suspicion| suspicion.differs);
         (!self.peers.is_empty()).then(|| self.chats.values().filter(differs).count() as u64)
     }
 
-    /// How many chats are to be looked at again, those that differ among them.
+    /// At most so many of those, as far as they can be read.
+    pub fn to_be_mended(&self, most: usize) -> Vec<String> {
+        let differs = |regions: &HashMap<String, Suspicion>| {
+            regions.values().any(|suspicion| suspicion.differs && suspicion.is_readable())
+        };
+        self.chats.iter().filter(|(_, regions)| differs(regions)).take(most).map(|(chat, _)| chat.clone()).collect()
+    }
+
+    /// In how many chats copies may differ, those where they do among them.
     pub fn suspected(&self) -> usize {
         self.chats.len()
     }
@@ -173,19 +242,24 @@ impl Differences {
     /// The next of those, at most so many; after the last one the first again.
     pub fn next(&mut self, most: usize) -> Vec<String> {
         let after = self.given.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut next: Vec<String> =
-            self.chats.range((after.clone(), Bound::Unbounded)).take(most).map(|(chat, _)| chat.clone()).collect();
-        if next.len() < most {
-            let missing = most - next.len();
-            let first = self.chats.keys().take_while(|chat| match &after {
-                Bound::Excluded(after) => *chat <= after,
-                _ => false,
-            });
-            let first: Vec<String> = first.take(missing).cloned().collect();
-            next.extend(first);
-        }
+        let up_to = match &after {
+            Bound::Excluded(chat) => Bound::Included(chat.clone()),
+            _ => Bound::Excluded(String::new()),
+        };
+        let behind = self.chats.range((after, Bound::Unbounded));
+        let next: Vec<String> = behind
+            .chain(self.chats.range((Bound::Unbounded, up_to)))
+            .take(most)
+            .map(|(chat, _)| chat.clone())
+            .collect();
         self.given = next.last().cloned();
         next
+    }
+
+    /// The chats of which another region wants to hear, and that are not suspected here; once.
+    pub fn take_owed(&mut self) -> Vec<String> {
+        let owed = std::mem::take(&mut self.owed);
+        owed.into_iter().filter(|chat| !self.chats.contains_key(chat)).collect()
     }
 }
 
@@ -195,102 +269,155 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_secs(60);
 
-    fn sum(count: u64, digest: u64) -> Sum {
-        Sum { count, digest }
+    fn sum(count: u64, digest: u64) -> Option<Sum> {
+        Some(Sum { count, digest })
     }
 
     fn at(second: u64) -> Timestamp {
         Timestamp::from_micros(1_767_000_000_000_000 + second * 1_000_000).unwrap()
     }
 
-    /// Of a leader of a region, its `number`th word; of the round that began at that second.
-    fn said(leader: &str, number: u64, second: u64) -> Digests {
-        let region = leader[..1].to_owned();
-        let (source, leader, chats) = ("external".to_owned(), leader.to_owned(), BTreeMap::new());
+    fn differences() -> Differences {
+        Differences::with(&["b".to_owned(), "c".to_owned()])
+    }
+
+    /// The `number`th word of a leader, whose region its name begins with: a part of a round.
+    fn said(leader: &str, number: u64, part: u64) -> Digests {
         Digests {
-            source,
-            region,
-            leader,
+            format: FORMAT,
+            source: "external".into(),
+            region: leader[..1].into(),
+            leader: leader.into(),
             number,
-            began: at(second),
-            first: false,
-            last: false,
-            before: at(second),
-            chats,
+            told: Told::Round,
+            part,
+            last: part == 2,
+            as_of: AsOf { region: "a".into(), at: at(0) },
+            before: at(0),
+            chats: BTreeMap::new(),
         }
     }
 
     #[test]
     fn the_same_difference_again_and_again_is_one() {
-        let (mut differences, start) = (Differences::default(), Instant::now());
-        differences.is_new(&said("b1", 1, 0));
+        let (mut differences, start) = (differences(), Instant::now());
         let mut see = |seconds, here, there| {
             let now = start + Duration::from_secs(seconds);
-            differences.compare("b", "c1", here, there, now, SETTLE)
+            differences.compare("b", "c1", (here, there), now, SETTLE)
         };
         assert_eq!(see(0, sum(3, 30), sum(2, 20)), Compared::Suspected);
         assert_eq!(see(30, sum(5, 70), sum(4, 60)), Compared::Suspected, "both have more, and the same is missing");
-        assert_eq!(see(59, sum(5, 70), sum(4, 60)), Compared::Suspected, "it has not lasted");
+        assert_eq!(see(40, sum(5, 70), sum(5, 60)), Compared::Suspected, "another one");
+        assert_eq!(see(59, sum(5, 70), sum(4, 60)), Compared::Suspected, "the first has not lasted");
         assert_eq!(see(60, sum(9, 5), sum(8, u64::MAX - 4)), Compared::Differ, "sums wrap");
         assert_eq!(see(61, sum(9, 6), sum(8, 0)), Compared::StillDiffer, "until they are found alike");
-        assert_eq!(see(62, sum(9, 6), sum(9, 6)), Compared::Alike);
+        assert_eq!(differences.to_be_mended(9), ["c1"]);
+        assert_eq!(differences.compare("b", "c1", (sum(9, 6), sum(9, 6)), start, SETTLE), Compared::Alike);
         assert_eq!((differences.differing(), differences.suspected()), (Some(0), 0));
     }
 
     #[test]
     fn what_changes_between_the_looks_is_none() {
-        let (mut differences, start) = (Differences::default(), Instant::now());
+        let (mut differences, start) = (differences(), Instant::now());
         for second in 0..1000 {
             let (here, there) = (sum(second, second * second), sum(second, (second + 1) * (second + 1)));
             let now = start + Duration::from_secs(second);
-            assert_eq!(differences.compare("b", "c1", here, there, now, SETTLE), Compared::Suspected);
+            assert_eq!(differences.compare("b", "c1", (here, there), now, SETTLE), Compared::Suspected);
         }
-        assert_eq!(differences.differing(), None, "nobody was heard of");
-        assert_eq!(differences.compare("c", "c1", sum(1, 1), sum(1, 1), start, SETTLE), Compared::Alike);
-        assert_eq!(differences.suspected(), 1, "region b's is another matter");
+        assert_eq!(differences.compare("c", "c1", (sum(1, 1), sum(1, 1)), start, SETTLE), Compared::Alike);
+        assert_eq!((differences.differing(), differences.suspected()), (Some(0), 1), "region b's is another matter");
+        assert_eq!(Differences::default().differing(), None, "there is no other region");
+    }
+
+    #[test]
+    fn a_chat_that_cannot_be_read_differs_and_cannot_be_mended() {
+        let (mut differences, start) = (differences(), Instant::now());
+        for (seconds, came) in [(0, Compared::Suspected), (60, Compared::Suspected), (120, Compared::Differ)] {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(differences.compare("b", "c1", (sum(1, 1), None), now, SETTLE), came);
+        }
+        assert_eq!(differences.differing(), Some(1));
+        assert!(differences.to_be_mended(9).is_empty());
     }
 
     #[test]
     fn a_copy_was_compared_once_every_part_of_it_was() {
-        let mut differences = Differences::default();
-        let mut hear = |word: Digests| {
+        let mut differences = Differences::with(&["b".to_owned()]);
+        let mut second = 0;
+        let mut hear = |leader: &str, number, part, compared| {
+            let word = said(leader, number, part);
+            second += 1;
             let new = differences.is_new(&word);
-            differences.compared(&word);
+            if new {
+                differences.heard(&word, compared, at(second));
+            }
             (new, differences.compared_through())
         };
-        let first = |word| Digests { first: true, ..word };
-        let last = |word| Digests { last: true, ..word };
-        assert_eq!(hear(last(said("b1", 3, 0))), (true, None), "its beginning was not heard");
-        assert_eq!(hear(first(said("b1", 4, 300))), (true, None));
-        assert_eq!(hear(last(said("b1", 6, 300))), (true, None), "a part was not");
-        hear(first(said("b1", 7, 600)));
-        assert_eq!(hear(first(said("b1", 7, 600))), (false, None), "repeated");
-        hear(said("b1", 8, 601));
-        assert_eq!(hear(last(said("b1", 9, 600))), (true, Some(at(600))), "with what was told in between");
-        hear(first(said("b1", 10, 900)));
-        hear(first(said("b2", 1, 901)));
-        assert_eq!(hear(last(said("b1", 11, 900))), (true, Some(at(600))), "two lead, and speak at once");
-        hear(first(said("b2", 2, 1200)));
-        assert_eq!(hear(last(said("b2", 3, 1200))), (true, Some(at(1200))));
-        assert_eq!(
-            hear(first(last(said("c1", 1, 1000)))),
-            (true, Some(at(1000))),
-            "the region that is furthest behind counts"
-        );
-        assert_eq!(hear(said("d1", 1, 2000)), (true, None), "nothing of this one is compared whole");
+        hear("b1", 1, 1, true);
+        assert_eq!(hear("b1", 2, 2, true), (true, None), "its beginning was not heard");
+        hear("b1", 3, 0, true);
+        assert_eq!(hear("b1", 5, 2, true), (true, None), "a part was not");
+        hear("b1", 6, 0, true);
+        hear("b1", 7, 1, false);
+        assert_eq!(hear("b1", 8, 2, true), (true, None), "a part was not compared");
+        hear("b1", 9, 0, true);
+        assert_eq!(hear("b1", 9, 0, true), (false, None), "repeated");
+        hear("b0", 77, 1, true);
+        hear("b1", 12, 1, true);
+        assert_eq!(hear("b1", 13, 2, true), (true, Some(at(8))), "with what was told in between, and by another");
+        hear("b2", 1, 0, true);
+        hear("b1", 14, 0, true);
+        hear("b2", 2, 1, true);
+        assert_eq!(hear("b2", 3, 2, true), (true, Some(at(8))), "two spoke at once");
+    }
+
+    #[test]
+    fn no_region_is_left_out_of_what_was_compared() {
+        let mut differences = differences();
+        for part in 0..3 {
+            differences.heard(&said("b1", part + 1, part), true, at(part));
+        }
+        assert_eq!(differences.compared_through(), None, "c was never heard");
+        for part in 0..3 {
+            differences.heard(&said("c1", part + 1, part), true, at(10 + part));
+        }
+        assert_eq!(differences.compared_through(), Some(at(0)), "the one that is furthest behind counts");
+        assert!(!differences.is_new(&said("x1", 1, 0)), "nobody knows that region");
     }
 
     #[test]
     fn those_that_differ_have_turns() {
-        let (mut differences, now) = (Differences::default(), Instant::now());
+        let (mut differences, now) = (differences(), Instant::now());
         for chat in ["a", "b", "c", "d", "e"] {
-            differences.compare("b", chat, sum(1, 1), sum(0, 0), now, SETTLE);
+            differences.compare("b", chat, (sum(1, 1), sum(0, 0)), now, SETTLE);
         }
         assert_eq!(differences.next(2), ["a", "b"]);
         assert_eq!(differences.next(2), ["c", "d"]);
         assert_eq!(differences.next(2), ["e", "a"]);
-        differences.compare("b", "b", sum(1, 1), sum(1, 1), now, SETTLE);
+        differences.compare("b", "b", (sum(1, 1), sum(1, 1)), now, SETTLE);
         assert_eq!(differences.next(9), ["c", "d", "e", "a"], "each once");
         assert!(Differences::default().next(2).is_empty());
+    }
+
+    #[test]
+    fn who_suspects_a_chat_is_answered_once() {
+        let (mut differences, now) = (differences(), Instant::now());
+        let named = |number, told| {
+            let chats = ["c1", "c2"].map(|chat| (chat.to_owned(), sum(1, 1))).into_iter().collect();
+            Digests { told, chats, ..said("b1", number, 0) }
+        };
+        differences.compare("b", "c2", (sum(1, 2), sum(1, 1)), now, SETTLE);
+        differences.heard(&named(1, Told::Suspected), true, at(0));
+        assert_eq!(differences.take_owed(), ["c1"], "the other one is told of anyway");
+        differences.heard(&named(2, Told::Answer), true, at(0));
+        assert!(differences.take_owed().is_empty(), "nobody answers an answer");
+    }
+
+    #[test]
+    fn copies_are_compared_that_are_near_each_other_by_one_clock() {
+        let as_of = |region: &str, second| AsOf { region: region.into(), at: at(second) };
+        assert!(as_of("a", 100).is_near(&as_of("a", 160), SETTLE) && as_of("a", 160).is_near(&as_of("a", 100), SETTLE));
+        assert!(!as_of("a", 100).is_near(&as_of("a", 161), SETTLE), "one is behind");
+        assert!(!as_of("a", 100).is_near(&as_of("b", 100), SETTLE), "both poll");
     }
 }

@@ -12,12 +12,11 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::agenda::Agenda;
-use crate::anti_entropy::AntiEntropy;
+use crate::anti_entropy::{AntiEntropy, Shared};
 use crate::append::Appender;
 use crate::budget::Budgeted;
 use crate::checkpoint::{Checkpoint, Marked, Remembered};
 use crate::dead_letters::Retries;
-use crate::differences::Differences;
 use crate::erase::Erase;
 use crate::mirror::Mirror;
 use crate::patience::Patience;
@@ -38,7 +37,7 @@ pub struct Leader {
     appender: Appender,
     mirror: Mirror,
     agenda: Arc<Agenda>,
-    differences: Arc<Mutex<Differences>>,
+    shared: Arc<Shared>,
     before: Before,
     /// Another string for every term.
     incarnation: String,
@@ -126,7 +125,7 @@ impl Leader {
             appender,
             mirror,
             agenda: Arc::new(agenda),
-            differences: Arc::default(),
+            shared: Arc::default(),
             before,
             incarnation,
             since: Timestamp::now(),
@@ -166,8 +165,8 @@ impl Leader {
             to_log: self.world.to_log.clone(),
             erasures: self.world.erasures.clone(),
         };
-        let (agenda, differences) = (self.agenda.clone(), self.differences.clone());
-        let anti_entropy = AntiEntropy::new(&self.world, &self.incarnation, agenda, differences);
+        let (agenda, shared) = (self.agenda.clone(), self.shared.clone());
+        let anti_entropy = AntiEntropy::new(&self.world, &self.incarnation, agenda, shared);
         tokio::select! {
             () = stop.cancelled() => {}
             () = anti_entropy.run() => {}
@@ -240,6 +239,7 @@ impl Leader {
                         // What the source has now comes through the mirror a little later.
                         self.polled.send_replace(Instant::now().checked_sub(MIRROR));
                     }
+                    self.shared.reaches(&whole.region, whole.at);
                     self.world.to_log.stand_by(&whole, self.agenda.state()).await
                 }
                 None => self.world.to_log.ends().await.map(drop),
@@ -442,7 +442,7 @@ impl Leader {
         // After the place: a gap is noted before the cursor is forgotten, so a claim without the cursor has the gap.
         let reconcile = self.agenda.state();
         let (differing, compared_through) = {
-            let differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+            let differences = self.shared.differences();
             (differences.differing(), differences.compared_through())
         };
         let marker = Marker {
@@ -459,6 +459,7 @@ impl Leader {
         }
         self.world.to_log.mark(&marker).await?;
         self.place().marked = Marked { number: marker.number, leader: None };
+        self.shared.reaches(&marker.region, marker.at);
         self.world.to_log.keep_place(&marker, earlier, reconcile).await
     }
 

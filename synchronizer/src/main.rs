@@ -23,7 +23,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let leadership = config.leadership(&mut parts, &stop).await?;
     let source = Arc::new(Vendor::new(&config.settings)?);
     let log = Arc::new(Kafka::reached_by(&config.kafka)?);
-    let stored = Arc::new(PostgresStored::new(platform::postgres::pool(&config.database_url, 2, false)?));
+    let stored = Arc::new(PostgresStored::new(platform::postgres::pool(&config.database_url, 4, false)?));
     let run = synchronizer::run(config.settings, source, stored, log, leadership, health, stop.clone());
     parts.spawn("synchronizer", run);
     parts.join(&stop, DRAIN_BUDGET).await

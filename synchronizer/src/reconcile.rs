@@ -3,7 +3,7 @@
 //! One routine for all occasions: a start without a checkpoint, an expired cursor, a new generation, a request,
 //! and a slow round that never ends. It goes on after a kill with the chat after the last one that was done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,11 @@ impl Reconcile {
         let mut requests = tokio::time::interval(REQUESTS);
         loop {
             let (round, number) = self.agenda.round();
+            let chats = self.agenda.take_chats();
+            if !chats.is_empty() {
+                self.chats_alone(chats, number).await;
+                continue;
+            }
             if let Some(round) = round {
                 self.check.ready(format!("under way: {}", round.reason));
                 self.round(round, number).await;
@@ -83,12 +88,27 @@ impl Reconcile {
         }
     }
 
+    async fn chats_alone(&self, chats: BTreeSet<String>, number: u64) {
+        let Some(since) = self.everything_stored(number).await else { return };
+        self.look_at(&Pass { source: &self.source, since, number, gap: false }, chats).await;
+    }
+
+    /// Compares some chats, and the list of all. What fails is asked for again.
+    async fn look_at(&self, pass: &Pass<'_>, chats: BTreeSet<String>) {
+        let mut appended = 0;
+        let Some(living) = self.chats(pass, &mut appended).await else { return };
+        for chat in living.iter().filter(|chat| chats.contains(*chat)) {
+            appended += self.chat(pass, chat).await.unwrap_or(0);
+        }
+        tracing::info!(chats = chats.len(), appended, "reconciled chats that differ from another region's");
+    }
+
     async fn round(&self, mut round: Round, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
         self.erase.all().await;
         let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
         let pass = Pass { source, since, number, gap: round.gap };
-        let Some(chats) = self.chats(&pass, &mut round).await else { return };
+        let Some(chats) = self.chats(&pass, &mut round.appended).await else { return };
         round.chats = chats.len() as u64;
         let after = round.after.clone();
         let rest = chats.into_iter().filter(|chat| after.as_ref().is_none_or(|after| chat > after));
@@ -100,6 +120,10 @@ impl Reconcile {
             }
             round.chats_done += 1;
             round.after = Some(chat);
+            let differing = self.agenda.take_chats();
+            if !differing.is_empty() {
+                self.look_at(&Pass { source: &self.source, ..pass }, differing).await;
+            }
             if looked.elapsed() > REQUESTS {
                 self.look_for_requests().await;
                 looked = Instant::now();
@@ -140,20 +164,20 @@ impl Reconcile {
         }
     }
 
-    /// Compares the chats themselves; gives the living ones' ids, in order. `None` if another round was begun.
-    async fn chats(&self, pass: &Pass<'_>, round: &mut Round) -> Option<Vec<String>> {
+    /// Compares the chats themselves, and counts the records that took; gives the living ones' ids, in order. `None` if another round was begun.
+    async fn chats(&self, pass: &Pass<'_>, appended: &mut u64) -> Option<Vec<String>> {
         let mut stored = self.patiently(|| self.stored.chats()).await;
         let versions: HashMap<_, _> = stored.iter().map(|(id, chat)| (id.clone(), chat.expected_version())).collect();
         let first = self.chats_listed(pass, &versions, &HashSet::new()).await?;
-        round.appended += first.appended;
+        *appended += first.appended;
         stored.retain(|id, chat| !chat.stamp.deleted && first.lacks(id));
         if !stored.is_empty() || !first.doubtful.is_empty() {
             let second = self.chats_listed(pass, &versions, &first.doubtful).await?;
-            round.appended += second.appended;
+            *appended += second.appended;
             stored.retain(|id, _| second.lacks(id));
         }
         let deletions = stored.into_values().filter_map(|chat| deletion(Row::Chat(chat)));
-        round.appended += self.append(pass, deletions.collect()).await;
+        *appended += self.append(pass, deletions.collect()).await;
         let mut living: Vec<String> = first.ids.into_iter().filter(|(_, living)| *living).map(|(id, _)| id).collect();
         living.sort();
         Some(living)

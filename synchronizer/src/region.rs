@@ -58,6 +58,11 @@ impl Region {
         self.rules.others.is_empty()
     }
 
+    /// Their names.
+    pub fn others(&self) -> &[String] {
+        &self.rules.others
+    }
+
     /// A record came through the mirror; `read` is what came before it.
     pub fn hear<E>(&self, at: &TopicPartition, record: &Result<Record, E>, read: &mut Read) {
         match record {

@@ -23,6 +23,7 @@ async fn does(copy: &PgPool, statement: &'static str, message: &str) {
 async fn what_one_copy_alone_lacks_or_has_is_found_by_both_regions_and_mended() {
     let settings = vec![
         ("CHAT_SYNC_COMPARE_REGIONS_EVERY", "3s".to_owned()),
+        ("CHAT_SYNC_MARKER_EVERY", "100ms".to_owned()),
         // Whatever is found, this does not find it.
         ("CHAT_SYNC_RECONCILE_EVERY", "1h".to_owned()),
     ];
@@ -37,7 +38,7 @@ async fn what_one_copy_alone_lacks_or_has_is_found_by_both_regions_and_mended() 
     }
     let mut messages = Vec::new();
     for number in 0..3 {
-        messages.push(vendor.post(&chats[number % 2], "as it was written").await);
+        messages.push(vendor.post(&chats[number % 2], if number == 0 { "before" } else { "as it was written" }).await);
     }
     for (copy, message) in [&a, &b].into_iter().flat_map(|copy| messages.iter().map(move |message| (copy, message))) {
         eventually!(text(copy, message).await.is_some(), "it is in both copies");
@@ -47,10 +48,21 @@ async fn what_one_copy_alone_lacks_or_has_is_found_by_both_regions_and_mended() 
         async |name: &str| [metrics::value(synchronizers[0], name).await, metrics::value(synchronizers[1], name).await];
     let through = async || says("chat_sync_regions_compared_through").await.map(|seconds| seconds.unwrap_or(0.0));
 
-    let flow = Flow::begin(&vendor, &chats, RATE);
-    for _ in 0..3 {
+    let compared_whole = async || {
         let before = through().await;
         eventually!(through().await.iter().zip(&before).all(|(now, before)| now > before), "both were compared whole");
+    };
+    let flow = Flow::begin(&vendor, &chats, RATE);
+    compared_whole().await;
+    // A copy that is behind lacks what the other one has, for longer than any difference must last.
+    regions.b.writer.signal("STOP");
+    vendor.edit(&chats[0], &messages[0], "as it was written").await;
+    let left_out = async || says("chat_sync_regions_not_compared_total").await[1].unwrap_or(0.0);
+    let before = left_out().await;
+    eventually!(left_out().await >= before + 12.0, "b neither tells nor compares");
+    regions.b.writer.signal("CONT");
+    for _ in 0..2 {
+        compared_whole().await;
     }
     assert_eq!(says("chat_sync_regions_differences_total").await, [None, None], "what is merely on its way is none");
 

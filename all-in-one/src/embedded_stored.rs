@@ -22,6 +22,10 @@ impl Stored for EmbeddedStore {
         rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
     }
 
+    async fn chat_ids(&self) -> Result<Vec<String>, StoredError> {
+        Ok(sqlx::query_scalar("SELECT id FROM chats ORDER BY id").fetch_all(&self.db.read).await?)
+    }
+
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
         let rows = sqlx::query_as(
             "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \

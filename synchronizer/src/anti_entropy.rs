@@ -26,15 +26,13 @@ use crate::world::World;
 /// How many chats are told of at once, and how many rows.
 const PAGE: usize = 100;
 const PAGE_ROWS: u64 = 10_000;
-/// How many rows are read a second at most to tell of them: a copy of a million takes three minutes.
+/// How many rows are read a second at most to tell of them.
 const ROWS_A_SECOND: u32 = 5000;
 /// Into how many parts the time between two rounds is cut. One such part is how often those chats are told of again that are
 /// suspected to differ, how long a difference must last, how old a row must be to count, and how far a copy may be behind.
 const PARTS: u32 = 5;
 /// How often it is looked whether the copy has what stands in the log.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a chat is read before it counts as one that cannot be.
-const TRIES: u32 = 3;
 
 /// One term's.
 pub struct AntiEntropy {
@@ -108,6 +106,7 @@ impl AntiEntropy {
         }
         // Of an earlier term of this process nothing counts, and nothing is older than this one.
         metrics::gauge!("chat_sync_regions_differing_chats").set(0.0);
+        metrics::gauge!("chat_sync_regions_suspected_chats").set(0.0);
         metrics::gauge!("chat_sync_regions_compared_through").set(Timestamp::now().seconds());
         tokio::join!(self.tell(), self.hear());
     }
@@ -119,37 +118,46 @@ impl AntiEntropy {
         let mut told: Option<Instant> = None;
         loop {
             ticks.tick().await;
-            let round = told.is_none_or(|told| told.elapsed() + self.part() / 2 >= self.every);
-            let done = if round {
-                told = Some(Instant::now());
+            let began = Instant::now();
+            let done = if told.is_none_or(|told| told.elapsed() + self.part() / 2 >= self.every) {
                 // Those that could not be mended before too.
                 self.mend();
-                self.tell_all(&mut ticks).await
+                self.tell_all(&mut ticks).await.inspect(|()| told = Some(began))
             } else {
                 self.tell_again().await
             };
-            match done {
-                Ok(()) => {}
-                Err(Failed::Behind) => self.count_not_compared("told", &Failed::Behind),
-                Err(error) => {
-                    tracing::warn!(%error, "the other regions are not told what this copy holds; another try follows");
-                    self.to_log.make_topics_again().await;
-                }
+            self.note(done).await;
+        }
+    }
+
+    async fn note(&self, told: Result<(), Failed>) {
+        match told {
+            Ok(()) => {}
+            Err(Failed::Behind) => count_not_compared("told_behind"),
+            Err(error) => {
+                tracing::warn!(%error, "the other regions are not told what this copy holds; another try follows");
+                self.to_log.make_topics_again().await;
             }
         }
     }
 
     async fn tell_all(&self, ticks: &mut tokio::time::Interval) -> Result<(), Failed> {
-        let mut chats = self.stored.chats().await?.into_keys().peekable();
+        let mut chats = self.stored.chat_ids().await?.into_iter().peekable();
         for part in 0.. {
+            let began = Instant::now();
             // One that holds nothing says so too.
             let (rows, last) = self.tell_some(part, Told::Round, &mut chats).await?;
             if last {
                 return Ok(());
             }
+            // Whoever compares does the same work, and must not fall behind.
+            let pause = Duration::from_secs(1) / ROWS_A_SECOND * u32::try_from(rows).unwrap_or(u32::MAX);
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1) / ROWS_A_SECOND * u32::try_from(rows).unwrap_or(u32::MAX)) => {}
-                _ = ticks.tick() => self.tell_again().await?,
+                () = tokio::time::sleep(pause.max(began.elapsed())) => {}
+                _ = ticks.tick() => {
+                    let again = self.tell_again().await;
+                    self.note(again).await;
+                }
             }
         }
         Ok(())
@@ -179,11 +187,13 @@ impl AntiEntropy {
     ) -> Result<(u64, bool), Failed> {
         let as_of = self.as_of().await?;
         let before = as_of.at.minus(self.part());
-        let (mut held, mut rows) = (BTreeMap::new(), 0);
-        while held.len() < PAGE && rows < PAGE_ROWS {
+        let (mut held, mut rows, began) = (BTreeMap::new(), 0, Instant::now());
+        // Ended by time too: it would be too old to be compared.
+        while held.len() < PAGE && rows < PAGE_ROWS && began.elapsed() < self.part() / 4 {
             let Some(chat) = chats.next() else { break };
-            let sum = self.sum_or_nothing(&chat, before).await?;
-            rows += 1 + sum.map_or(0, |sum| sum.count);
+            // One that takes too long is left out, and holds up no other.
+            let Some((sum, read)) = self.sum_if_it_can_be_had(&chat, before).await? else { continue };
+            rows += read;
             held.insert(chat, sum);
         }
         let last = chats.peek().is_none();
@@ -192,12 +202,14 @@ impl AntiEntropy {
         let (source, region, leader) = (self.source.clone(), self.here.clone(), self.leader.clone());
         // Until it is appended: what is told stands in the log in the order of its numbers.
         let mut number = self.told.lock().await;
+        // One that may be there all the same must not be given twice.
+        *number += 1;
         let words = Digests {
             format: FORMAT,
             source,
             region,
             leader,
-            number: *number + 1,
+            number: *number,
             told,
             part,
             last,
@@ -206,14 +218,13 @@ impl AntiEntropy {
             chats: held,
         };
         self.to_log.tell(place, &words).await?;
-        *number += 1;
         Ok((rows, last))
     }
 
     /// How far the copy is now: it has everything that the log had at that marker. The writer is waited for a while.
     async fn as_of(&self) -> Result<AsOf, Failed> {
         let reached = self.shared.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let as_of = reached.ok_or(Failed::Behind)?;
+        let as_of = reached.filter(|_| !self.agenda.gap()).ok_or(Failed::Behind)?;
         let ends = self.to_log.ends().await?;
         let began = Instant::now();
         while !has_all(&self.stored.progress().await?, &ends) {
@@ -225,33 +236,38 @@ impl AntiEntropy {
         Ok(as_of)
     }
 
-    /// `None` of a chat that cannot be read although the store answers.
-    async fn sum_or_nothing(&self, chat: &str, before: Timestamp) -> Result<Option<Sum>, StoredError> {
-        for attempt in 1.. {
-            match self.sum(chat, before).await {
-                Ok(sum) => return Ok(Some(sum)),
-                Err(_) if attempt < TRIES => tokio::time::sleep(LOOK).await,
-                Err(error) => {
-                    self.stored.progress().await?;
-                    tracing::error!(chat, %error, "a chat of the copy cannot be read");
-                    break;
-                }
+    /// What a chat holds (nothing where a row of it cannot be read), and how many rows that took; `None` if it cannot be had
+    /// although the store answers.
+    async fn sum_if_it_can_be_had(
+        &self,
+        chat: &str,
+        before: Timestamp,
+    ) -> Result<Option<(Option<Sum>, u64)>, StoredError> {
+        match self.sum(chat, before).await {
+            Ok((sum, rows)) => Ok(Some((Some(sum), rows))),
+            Err(StoredError::Row(why)) => {
+                tracing::error!(chat, why, "a chat of the copy cannot be read");
+                Ok(Some((None, 0)))
+            }
+            Err(StoredError::Away(why)) => {
+                self.stored.progress().await?;
+                tracing::warn!(chat, why, "a chat is not compared with other regions'");
+                Ok(None)
             }
         }
-        Ok(None)
     }
 
-    /// What this copy holds of a chat that lives, without what has changed since that moment, by the source's clock. The texts
-    /// themselves are looked at, not the versions that stand beside them.
-    async fn sum(&self, chat: &str, before: Timestamp) -> Result<Sum, StoredError> {
+    /// What this copy holds of a chat that lives, without what has changed since that moment, by the source's clock; and how many
+    /// rows were read. The texts themselves are looked at, not the versions that stand beside them.
+    async fn sum(&self, chat: &str, before: Timestamp) -> Result<(Sum, u64), StoredError> {
         let mut sum = Sum::default();
         let version = self.stored.chat(chat).await?.map(|row| row.expected_version());
         // In a chat that is gone the source lists nothing any more.
-        let Some(version) = version.filter(is_living) else { return Ok(sum) };
+        let Some(version) = version.filter(is_living) else { return Ok((sum, 1)) };
         let messages = self.stored.versions(chat).await?;
         let rows = messages.iter().map(|(id, version)| (id.as_str(), version)).chain([("", &version)]);
         rows.filter(|(_, version)| is_settled(version, before)).for_each(|(id, version)| sum.add(id, version));
-        Ok(sum)
+        Ok((sum, messages.len() as u64 + 1))
     }
 
     fn part(&self) -> Duration {
@@ -296,16 +312,22 @@ impl AntiEntropy {
     }
 
     async fn take(&self, said: Digests) {
-        if said.source != self.source || said.format != FORMAT || !self.shared.differences().is_new(&said) {
+        if said.format != FORMAT {
+            return count_not_compared("format");
+        }
+        if said.source != self.source || !self.shared.differences().is_new(&said) {
             return;
         }
-        let now = Timestamp::now();
+        // What changed since then does not count, and one of the two copies may be behind by as much.
+        let through = Timestamp::now().minus(2 * self.part());
         let compared = self.compare(&said).await;
-        if let Err(why) = &compared {
-            self.count_not_compared("heard", why);
+        match &compared {
+            Ok(_) => {}
+            Err(Failed::Behind) => count_not_compared("heard_behind"),
+            Err(error) => tracing::warn!(%error, "what another region's copy holds is not compared"),
         }
         let mut differences = self.shared.differences();
-        differences.heard(&said, compared.is_ok(), now);
+        differences.heard(&said, compared.is_ok(), through);
         metrics::gauge!("chat_sync_regions_differing_chats").set(differences.differing().unwrap_or_default() as f64);
         metrics::gauge!("chat_sync_regions_suspected_chats").set(differences.suspected() as f64);
         if let Some(through) = differences.compared_through() {
@@ -327,7 +349,7 @@ impl AntiEntropy {
         }
         let mut news = false;
         for (chat, there) in &said.chats {
-            let here = self.sum_or_nothing(chat, said.before).await?;
+            let Some((here, _)) = self.sum_if_it_can_be_had(chat, said.before).await? else { continue };
             let looked = (here, *there);
             let compared = self.shared.differences().compare(&said.region, chat, looked, Instant::now(), self.part());
             if compared == Compared::Differ {
@@ -341,18 +363,17 @@ impl AntiEntropy {
         Ok(news)
     }
 
-    fn count_not_compared(&self, what: &'static str, why: &Failed) {
-        metrics::counter!("chat_sync_regions_not_compared_total", "what" => what).increment(1);
-        tracing::debug!(%why, what, "digests are not compared");
-    }
-
     /// The source tells which copy is right, if it was this one in vain.
     fn mend(&self) {
-        let chats = self.shared.differences().to_be_mended(PAGE);
+        let chats = self.shared.differences().next_to_be_mended(PAGE);
         if !chats.is_empty() {
             self.agenda.look_at(chats);
         }
     }
+}
+
+fn count_not_compared(why: &'static str) {
+    metrics::counter!("chat_sync_regions_not_compared_total", "why" => why).increment(1);
 }
 
 fn is_settled(version: &Version, before: Timestamp) -> bool {

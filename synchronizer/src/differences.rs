@@ -90,8 +90,9 @@ pub struct Differences {
     peers: BTreeMap<String, Peer>,
     /// By chat, by region.
     chats: BTreeMap<String, HashMap<String, Suspicion>>,
-    /// The last of them that [`Self::next`] gave.
+    /// The last of them that [`Self::next`] gave, and [`Self::next_to_be_mended`].
     given: Option<String>,
+    mended: Option<String>,
     /// Of which another region wants to hear.
     owed: BTreeSet<String>,
 }
@@ -226,12 +227,12 @@ impl Differences {
         (!self.peers.is_empty()).then(|| self.chats.values().filter(differs).count() as u64)
     }
 
-    /// At most so many of those, as far as they can be read.
-    pub fn to_be_mended(&self, most: usize) -> Vec<String> {
+    /// The next of those, at most so many, as far as they can be read.
+    pub fn next_to_be_mended(&mut self, most: usize) -> Vec<String> {
         let differs = |regions: &HashMap<String, Suspicion>| {
             regions.values().any(|suspicion| suspicion.differs && suspicion.is_readable())
         };
-        self.chats.iter().filter(|(_, regions)| differs(regions)).take(most).map(|(chat, _)| chat.clone()).collect()
+        in_turn(&self.chats, &mut self.mended, most, differs)
     }
 
     /// In how many chats copies may differ, those where they do among them.
@@ -241,19 +242,7 @@ impl Differences {
 
     /// The next of those, at most so many; after the last one the first again.
     pub fn next(&mut self, most: usize) -> Vec<String> {
-        let after = self.given.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let up_to = match &after {
-            Bound::Excluded(chat) => Bound::Included(chat.clone()),
-            _ => Bound::Excluded(String::new()),
-        };
-        let behind = self.chats.range((after, Bound::Unbounded));
-        let next: Vec<String> = behind
-            .chain(self.chats.range((Bound::Unbounded, up_to)))
-            .take(most)
-            .map(|(chat, _)| chat.clone())
-            .collect();
-        self.given = next.last().cloned();
-        next
+        in_turn(&self.chats, &mut self.given, most, |_| true)
     }
 
     /// The chats of which another region wants to hear, and that are not suspected here; once.
@@ -261,6 +250,23 @@ impl Differences {
         let owed = std::mem::take(&mut self.owed);
         owed.into_iter().filter(|chat| !self.chats.contains_key(chat)).collect()
     }
+}
+
+/// At most so many keys, behind the last one that was given.
+fn in_turn<T>(
+    map: &BTreeMap<String, T>,
+    given: &mut Option<String>,
+    most: usize,
+    wanted: impl Fn(&T) -> bool,
+) -> Vec<String> {
+    let (after, up_to) = match given.take() {
+        Some(last) => (Bound::Excluded(last.clone()), Bound::Included(last)),
+        None => (Bound::Unbounded, Bound::Excluded(String::new())),
+    };
+    let all = map.range((after, Bound::Unbounded)).chain(map.range((Bound::Unbounded, up_to)));
+    let next: Vec<String> = all.filter(|(_, value)| wanted(value)).take(most).map(|(key, _)| key.clone()).collect();
+    *given = next.last().cloned();
+    next
 }
 
 #[cfg(test)]
@@ -311,7 +317,7 @@ mod tests {
         assert_eq!(see(59, sum(5, 70), sum(4, 60)), Compared::Suspected, "the first has not lasted");
         assert_eq!(see(60, sum(9, 5), sum(8, u64::MAX - 4)), Compared::Differ, "sums wrap");
         assert_eq!(see(61, sum(9, 6), sum(8, 0)), Compared::StillDiffer, "until they are found alike");
-        assert_eq!(differences.to_be_mended(9), ["c1"]);
+        assert_eq!(differences.next_to_be_mended(9), ["c1"]);
         assert_eq!(differences.compare("b", "c1", (sum(9, 6), sum(9, 6)), start, SETTLE), Compared::Alike);
         assert_eq!((differences.differing(), differences.suspected()), (Some(0), 0));
     }
@@ -337,7 +343,7 @@ mod tests {
             assert_eq!(differences.compare("b", "c1", (sum(1, 1), None), now, SETTLE), came);
         }
         assert_eq!(differences.differing(), Some(1));
-        assert!(differences.to_be_mended(9).is_empty());
+        assert!(differences.next_to_be_mended(9).is_empty());
     }
 
     #[test]

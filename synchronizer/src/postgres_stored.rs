@@ -97,15 +97,15 @@ pub fn request_from((id, gap, reason): (i64, bool, String)) -> Request {
 }
 
 fn stamp(text: &str) -> Result<(Version, Stamp), StoredError> {
-    let version: Version = text.parse().map_err(|error| StoredError(format!("a stored version: {error}")))?;
-    let fields = version.fields().map_err(|error| StoredError(format!("a stored version: {error}")))?;
+    let version: Version = text.parse().map_err(|error| StoredError::Row(format!("a stored version: {error}")))?;
+    let fields = version.fields().map_err(|error| StoredError::Row(format!("a stored version: {error}")))?;
     let contract::VersionFields { epoch, sequence, changed_at, rev, deleted, digest: _ } = fields;
     Ok((version, Stamp { epoch, sequence, changed_at, rev, deleted }))
 }
 
 fn time(micros: i64) -> Result<Timestamp, StoredError> {
-    let micros = u64::try_from(micros).map_err(|_| StoredError("a stored time before 1970".into()))?;
-    Timestamp::from_micros(micros).map_err(|error| StoredError(format!("a stored time: {error}")))
+    let micros = u64::try_from(micros).map_err(|_| StoredError::Row("a stored time before 1970".into()))?;
+    Timestamp::from_micros(micros).map_err(|error| StoredError::Row(format!("a stored time: {error}")))
 }
 
 async fn in_time<T, E>(asked: impl Future<Output = Result<T, E>>) -> Result<T, StoredError>
@@ -113,7 +113,7 @@ where
     StoredError: From<E>,
 {
     let answer = tokio::time::timeout(ANSWER, asked).await;
-    Ok(answer.map_err(|_| StoredError("Postgres does not answer in time".into()))??)
+    Ok(answer.map_err(|_| StoredError::Away("Postgres does not answer in time".into()))??)
 }
 
 #[async_trait]
@@ -122,6 +122,10 @@ impl Stored for PostgresStored {
         let rows: Vec<ChatRow> =
             in_time(sqlx::query_as(include_str!("../queries/chats.sql")).fetch_all(&self.pool)).await?;
         rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
+    }
+
+    async fn chat_ids(&self) -> Result<Vec<String>, StoredError> {
+        in_time(sqlx::query_scalar("SELECT id FROM chats ORDER BY id").fetch_all(&self.pool)).await
     }
 
     async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {

@@ -59,11 +59,6 @@ impl Reconcile {
         let mut requests = tokio::time::interval(REQUESTS);
         loop {
             let (round, number) = self.agenda.round();
-            let chats = self.agenda.take_chats();
-            if !chats.is_empty() {
-                self.chats_alone(chats, number).await;
-                continue;
-            }
             if let Some(round) = round {
                 self.check.ready(format!("under way: {}", round.reason));
                 self.round(round, number).await;
@@ -72,6 +67,10 @@ impl Reconcile {
             self.check.ready(self.agenda.state().last.map_or("none yet".to_owned(), |last| {
                 format!("last {} ({}): {} appended", last.finished_at, last.reason, last.appended)
             }));
+            let chats = self.agenda.take_chats();
+            if !chats.is_empty() {
+                self.look_at(chats, number).await;
+            }
             tokio::select! {
                 () = self.agenda.changed() => {}
                 _ = slow.tick() => self.agenda.ask(SLOW, false),
@@ -88,17 +87,17 @@ impl Reconcile {
         }
     }
 
-    async fn chats_alone(&self, chats: BTreeSet<String>, number: u64) {
+    /// Compares some chats, and the list of all, as slowly as a slow round does; until a round is to be done.
+    async fn look_at(&self, chats: BTreeSet<String>, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
-        self.look_at(&Pass { source: &self.source, since, number, gap: false }, chats).await;
-    }
-
-    /// Compares some chats, and the list of all. What fails is asked for again.
-    async fn look_at(&self, pass: &Pass<'_>, chats: BTreeSet<String>) {
+        let pass = Pass { source: &self.slow_source, since, number, gap: false };
         let mut appended = 0;
-        let Some(living) = self.chats(pass, &mut appended).await else { return };
+        let Some(living) = self.chats(&pass, &mut appended).await else { return };
         for chat in living.iter().filter(|chat| chats.contains(*chat)) {
-            appended += self.chat(pass, chat).await.unwrap_or(0);
+            if self.agenda.round().1 != number {
+                return;
+            }
+            appended += self.chat(&pass, chat).await.unwrap_or(0);
         }
         tracing::info!(chats = chats.len(), appended, "reconciled chats that differ from another region's");
     }
@@ -120,10 +119,6 @@ impl Reconcile {
             }
             round.chats_done += 1;
             round.after = Some(chat);
-            let differing = self.agenda.take_chats();
-            if !differing.is_empty() {
-                self.look_at(&Pass { source: &self.source, ..pass }, differing).await;
-            }
             if looked.elapsed() > REQUESTS {
                 self.look_for_requests().await;
                 looked = Instant::now();
@@ -201,7 +196,7 @@ impl Reconcile {
     /// Compares a chat's messages; gives how many records that took, `None` if it could not be compared.
     async fn chat(&self, pass: &Pass<'_>, chat: &str) -> Option<u64> {
         // Before the source is asked: see decision 4.
-        let stored = self.patiently(|| self.stored.versions(chat)).await;
+        let stored = self.versions(chat).await?;
         let first = self.listed(pass, ListAt::messages(chat), &stored, &HashSet::new()).await?;
         let mut appended = first.appended;
         let absent = stored.iter().filter(|(id, version)| first.lacks(id) && is_living(version));
@@ -219,6 +214,20 @@ impl Reconcile {
             appended += self.append(pass, deletions.collect()).await;
         }
         Some(appended)
+    }
+
+    /// The versions of a chat's messages as they are stored; `None` if one of them cannot be read.
+    async fn versions(&self, chat: &str) -> Option<HashMap<String, Version>> {
+        self.patiently(|| async {
+            match self.stored.versions(chat).await {
+                Err(StoredError::Row(why)) => {
+                    tracing::error!(chat, why, "a message of the copy cannot be read");
+                    Ok(None)
+                }
+                other => other.map(Some),
+            }
+        })
+        .await
     }
 
     /// Lists chats or a chat's messages and appends what is newer than the copy. A repair is appended if it is one

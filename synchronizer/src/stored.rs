@@ -8,14 +8,23 @@ use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
 use platform::retry;
 
-/// The copy cannot be read now.
+/// Why the copy cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the copy cannot be read: {0}")]
-pub struct StoredError(pub String);
+pub enum StoredError {
+    /// Not now; it may pass.
+    #[error("the copy cannot be read: {0}")]
+    Away(String),
+    /// A row holds what no record can: somebody wrote it there, and it will not pass.
+    #[error("a row of the copy cannot be read: {0}")]
+    Row(String),
+}
 
 impl From<sqlx::Error> for StoredError {
     fn from(error: sqlx::Error) -> Self {
-        Self(error.to_string())
+        match error {
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Row(error.to_string()),
+            _ => Self::Away(error.to_string()),
+        }
     }
 }
 
@@ -69,6 +78,9 @@ where
 pub trait Stored: Send + Sync {
     /// Every chat, by id; deleted ones too.
     async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError>;
+
+    /// The ids of all chats, in order; deleted ones too.
+    async fn chat_ids(&self) -> Result<Vec<String>, StoredError>;
 
     /// The versions that a chat's messages make as they are stored, by id; deleted ones too. Not the versions that
     /// stand beside them: somebody may have changed a text under its version.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use platform::eventually;
 use platform::testing::server;
 use tempfile::TempDir;
 use thirtyfour::prelude::*;
@@ -48,6 +49,20 @@ impl Browser {
 
     pub async fn run(&self, script: &str) -> serde_json::Value {
         self.driver.execute(script, Vec::new()).await.expect("the browser").json().clone()
+    }
+
+    /// Shows a token where the page asks for one.
+    ///
+    /// # Panics
+    /// If it does not ask.
+    pub async fn signs_in(&self, token: &str) {
+        eventually!(self.run("return document.getElementById('sign-in')?.open").await == true, "it asks for a token");
+        let script = format!(
+            "document.getElementById('shown-token').value = {};
+             document.querySelector('#sign-in form').requestSubmit()",
+            serde_json::json!(token)
+        );
+        self.run(&script).await;
     }
 
     /// The text of a message's item, as it is shown.

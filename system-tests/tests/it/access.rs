@@ -19,13 +19,13 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// What somebody may see, by the file of tokens.
-fn listed(name: &str, token: &str, chats: &Value, role: &str) -> Value {
+pub fn listed(name: &str, token: &str, chats: &Value, role: &str) -> Value {
     let sha256: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
     json!({ "name": name, "sha256": sha256, "chats": chats, "role": role })
 }
 
 /// As an editor that saves safely: the file is never half written.
-fn save(file: &Path, tokens: &[Value]) {
+pub fn save(file: &Path, tokens: &[Value]) {
     let beside = file.with_extension("new");
     std::fs::write(&beside, json!(tokens).to_string()).unwrap();
     std::fs::rename(beside, file).unwrap();
@@ -334,22 +334,14 @@ async fn a_page_signs_in_sees_its_own_and_signs_out() {
     browser.show(&pipeline.internal_address, &format!("#/{}", chats[0])).await;
     eventually!(browser.run("return document.getElementById('sign-in')?.open").await == true, "it asks for a token");
     browser.pictures("sign-in").await;
-    let sign_in = async |token: &str| {
-        let script = format!(
-            "document.getElementById('shown-token').value = {};
-             document.querySelector('#sign-in form').requestSubmit()",
-            json!(token)
-        );
-        browser.run(&script).await;
-    };
-    sign_in("made up").await;
+    browser.signs_in("made up").await;
     eventually!(
         browser.run("return document.querySelector('#sign-in .error').textContent").await
             == "this token is not, or not any more, valid",
         "it says what is wrong"
     );
     assert_eq!(browser.run("return document.querySelectorAll('#chats li').length").await, 0);
-    sign_in("the reader's").await;
+    browser.signs_in("the reader's").await;
     eventually!(browser.shows(&messages[0], "hello invoice").await, "her chat is shown");
     assert_eq!(browser.run("return document.querySelectorAll('#chats li').length").await, 1);
     eventually!(

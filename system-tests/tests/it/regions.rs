@@ -10,23 +10,35 @@ use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use thirtyfour::prelude::*;
 
-/// The pipeline is region a's; the process is the page's server of b.
+use crate::access::{listed, save};
+
 async fn two_regions() -> Option<(Pipeline, Process, [String; 2])> {
-    let addresses: [String; 2] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
-    let [a, b] = &addresses;
-    let of = |region: &str, address: &str| {
-        vec![
+    two_regions_called(["127.0.0.1"; 2], Vec::new()).await
+}
+
+/// The pipeline is region a's; the process is the page's server of b. Browsers find them under these names; these are further
+/// settings of both.
+async fn two_regions_called(
+    names: [&str; 2],
+    further: Vec<(&'static str, String)>,
+) -> Option<(Pipeline, Process, [String; 2])> {
+    let ports = [free_port(), free_port()];
+    let [called_a, called_b] = [0, 1].map(|at| format!("{}:{}", names[at], ports[at]));
+    let of = |region: &str, port: u16| {
+        let settings = vec![
             ("CHAT_SYNC_REGION", region.to_owned()),
-            ("CHAT_SYNC_REGIONS", format!("a=http://{a},b=http://{b}")),
-            ("CHAT_SYNC_INTERNAL_LISTEN", address.to_owned()),
-        ]
+            ("CHAT_SYNC_REGIONS", format!("a=http://{called_a},b=http://{called_b}")),
+            ("CHAT_SYNC_INTERNAL_LISTEN", format!("127.0.0.1:{port}")),
+        ];
+        [settings, further.clone()].concat()
     };
-    let mut pipeline = Pipeline::start(Options { internal: of("a", a), ..Options::default() }).await?;
-    pipeline.internal_address = a.clone();
-    let there = pipeline.another_internal(b, "internal-b", of("b", b));
+    let mut pipeline = Pipeline::start(Options { internal: of("a", ports[0]), ..Options::default() }).await?;
+    pipeline.internal_address = format!("127.0.0.1:{}", ports[0]);
+    let b = format!("127.0.0.1:{}", ports[1]);
+    let there = pipeline.another_internal(&b, "internal-b", of("b", ports[1]));
     pipeline.ready().await;
-    ready(b).await;
-    Some((pipeline, there, addresses))
+    ready(&b).await;
+    Some((pipeline, there, [called_a, called_b]))
 }
 
 async fn served_by(browser: &Browser) -> Value {
@@ -90,4 +102,32 @@ async fn a_region_is_asked_by_pages_of_the_regions_and_by_no_others() {
     let page = client.get(format!("http://{a}/")).send().await.unwrap();
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.contains(&format!("connect-src 'self' http://{a} ws://{a} http://{b} ws://{b}")), "{policy}");
+}
+
+/// Of one site, as the document about regions demands, and each with cookies of its own.
+const ONE_SITE: [&str; 2] = ["a.chat.localhost", "b.chat.localhost"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_in_at_one_region_is_signed_in_at_the_other() {
+    let Some(browser) = Browser::open().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.json");
+    save(&file, &[listed("Rita", "the reader's", &json!("*"), "reader")]);
+    let settings = vec![("CHAT_SYNC_AUTH", "token".to_owned()), ("CHAT_SYNC_AUTH_TOKENS", file.display().to_string())];
+    let Some((mut pipeline, _there, [a, b])) = two_regions_called(ONE_SITE, settings).await else { return };
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("For those who may").await;
+    let message = vendor.post(&chat, "as it was").await;
+    browser.show(&a, &format!("#/{chat}")).await;
+    browser.signs_in("the reader's").await;
+    eventually!(browser.shows(&message, "as it was").await, "a serves it");
+
+    pipeline.internal.kill();
+    vendor.edit(&chat, &message, "edited while the page moved").await;
+    eventually!(browser.shows(&message, "edited while the page moved").await, "b serves it");
+    eventually!(served_by(&browser).await == "region b", "and the page says so");
+    // Its cookie at b is b's own: a page that begins there needs no token either.
+    browser.show(&b, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&message, "edited while the page moved").await, "{}", browser.says().await);
+    browser.close().await;
 }

@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod config;
 pub mod copy;
 pub mod from_log;
+pub mod gaps;
 pub mod gate;
 pub mod gate_suite;
 pub mod history;
@@ -39,6 +40,7 @@ use breaker::Breaker;
 pub use config::{Config, Settings};
 use copy::ChatCopy;
 use from_log::FromLog;
+use gaps::Gaps;
 use gate::Gate;
 use history::History;
 use hub::Hub;
@@ -88,6 +90,15 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
             () = watching.watch(watched) => Ok(()),
             ended = from_log.run() => ended,
         }
+    });
+    let gaps = Gaps::new(&settings, world.log.clone(), hub.clone());
+    let following = stop.clone();
+    parts.spawn("gaps", async move {
+        tokio::select! {
+            () = following.cancelled() => {}
+            () = gaps.follow() => {}
+        }
+        Ok(())
     });
     let receipts = Arc::new(Acknowledged::new(world.receipts));
     let (writing, until) = (receipts.clone(), stop.clone());

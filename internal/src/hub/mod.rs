@@ -9,6 +9,7 @@
 
 mod chats;
 mod fan_out;
+mod fresh;
 #[cfg(test)]
 mod model;
 mod plan;
@@ -36,6 +37,7 @@ use crate::to_browser::outbox::{About, Outbox};
 use chats::Chats;
 pub use chats::Known;
 use fan_out::Framed;
+use fresh::Fresh;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
 use pushes::{Early, Given, Name, Pushes, keep_newest, name_of};
@@ -62,8 +64,7 @@ struct State {
     rings: BTreeMap<TopicPartition, Ring>,
     /// The offsets up to which everything was pushed; the rings may be a batch ahead.
     published: BTreeMap<TopicPartition, u64>,
-    /// When the source was last known to be read to its end, by the newest marker of each partition.
-    fresh: BTreeMap<TopicPartition, Timestamp>,
+    fresh: Fresh,
     pushes: Pushes,
     given: Given,
     early: Early,
@@ -140,7 +141,7 @@ impl Hub {
                 partitions: 0,
                 rings: BTreeMap::new(),
                 published: BTreeMap::new(),
-                fresh: BTreeMap::new(),
+                fresh: Fresh::default(),
                 pushes: Pushes::new(),
                 given: Given::new(),
                 early: Early::default(),
@@ -184,7 +185,7 @@ impl Hub {
         let mut state = self.lock();
         state.rings.remove(at);
         state.published.remove(at);
-        state.fresh.remove(at);
+        state.fresh.forget(at);
     }
 
     /// Adds records to the rings. From now on loads contain them.
@@ -201,10 +202,14 @@ impl Hub {
     /// Takes note of a marker.
     pub fn mark(&self, at: TopicPartition, marker: &Marker) {
         if let Some(fresh) = marker.fresh_as_of {
-            let mut state = self.lock();
-            let known = state.fresh.entry(at).or_insert(fresh);
-            *known = fresh.max(*known);
+            self.lock().fresh.mark(at, fresh);
         }
+    }
+
+    /// Takes note of whether changes may be missing in this region.
+    pub fn note_gap(&self, gap: bool) {
+        let State { fresh, rings, .. } = &mut *self.lock();
+        fresh.note_gap(gap, rings.keys());
     }
 
     /// Takes note of a chat's row.
@@ -435,15 +440,10 @@ impl Hub {
         state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), ring.start())).collect()
     }
 
-    /// When the source was last known to be read to its end: the newest topic counts, its slowest partition.
+    /// When the source was last known to be read to its end, and nothing was known to be missing.
     pub fn fresh_as_of(&self) -> Option<Timestamp> {
         let state = self.lock();
-        let mut topics: BTreeMap<&str, Option<Timestamp>> = BTreeMap::new();
-        for at in state.rings.keys() {
-            let fresh = state.fresh.get(at).copied();
-            topics.entry(&at.topic).and_modify(|slowest| *slowest = (*slowest).min(fresh)).or_insert(fresh);
-        }
-        topics.into_values().flatten().max()
+        state.fresh.as_of(state.rings.keys())
     }
 }
 

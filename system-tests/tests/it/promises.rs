@@ -8,8 +8,10 @@ use std::time::Duration;
 use all_in_one::embedded_log::EmbeddedLog;
 use all_in_one::embedded_store::EmbeddedStore;
 use async_trait::async_trait;
-use contract::{Marker, Record, Timestamp};
+use contract::topic::PARTITIONS;
+use contract::{Marker, Record, Timestamp, Topics};
 use platform::config::Secret;
+use platform::event_log::kafka::Kafka;
 use platform::event_log::{
     EventLog, LogError, LogRecord, NewRecord, Offsets, Progress, Reader as LogReader, Sharing, Topic, TopicPartition,
     TopicSpec,
@@ -23,6 +25,8 @@ use platform::testing::{PATIENCE, postgres_database};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
+use synchronizer::agenda::Agenda;
+use synchronizer::checkpoint::Checkpoint;
 use synchronizer::source::{ListAt, Listing, Outcome, Page, Source};
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::reader::Reader;
@@ -164,18 +168,8 @@ async fn nothing_is_claimed_before_its_acks(source: OnePage) {
     running.await.unwrap().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l3_a_changed_number_of_partitions_refuses_to_start() {
-    let (log, store, _folder) = embedded().await;
-    let topic = TopicSpec {
-        name: "chat-changes".into(),
-        partitions: 5,
-        compacted: false,
-        retention_ms: 1000,
-        max_record_bytes: 1 << 20,
-    };
-    log.ensure_topics(&[topic]).await.unwrap();
-    let marker = Marker {
+fn marker() -> Marker {
+    Marker {
         source: "external".into(),
         region: "a".into(),
         leader: "a-1".into(),
@@ -197,8 +191,21 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
         differing: None,
         compared_through: None,
         records: 0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_changed_number_of_partitions_refuses_to_start() {
+    let (log, store, _folder) = embedded().await;
+    let topic = TopicSpec {
+        name: "chat-changes".into(),
+        partitions: 5,
+        compacted: false,
+        retention_ms: 1000,
+        max_record_bytes: 1 << 20,
     };
-    let value = Record::Marker(marker).encode();
+    log.ensure_topics(&[topic]).await.unwrap();
+    let value = Record::Marker(marker()).encode();
     log.append(vec![NewRecord { topic: "chat-changes".into(), partition: 0, key: None, value, headers: Vec::new() }])
         .await
         .unwrap();
@@ -214,6 +221,68 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
     let refused = tokio::time::timeout(PATIENCE, run).await.expect("it refuses to start");
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("chat-changes") && error.contains('5') && error.contains("12"), "{error}");
+}
+
+/// What a leader says of itself: that all is fresh, and whether its own region lacks something.
+async fn says(log: &Kafka, topics: &Topics, gap: bool) {
+    let agenda = Agenda::default();
+    if gap {
+        agenda.ask("a hole", true);
+    }
+    let Marker { source, region, leader, number, cursor, settled, at, .. } = marker();
+    let key = Some(Checkpoint::key(&source, &region));
+    let (earlier, reconcile) = (Vec::new(), agenda.state());
+    let generation = None;
+    let checkpoint = Checkpoint {
+        source,
+        region,
+        leader,
+        number,
+        cursor,
+        settled,
+        earlier,
+        generation,
+        polls: false,
+        reconcile,
+        at,
+    };
+    let record = |topic: &str, partition, key, value| NewRecord {
+        topic: topic.into(),
+        partition,
+        key,
+        value,
+        headers: Vec::new(),
+    };
+    let value = Record::Marker(Marker { fresh_as_of: Some(at), ..marker() }).encode();
+    let mut records = vec![record(&topics.checkpoints, 0, key, serde_json::to_vec(&checkpoint).unwrap())];
+    records.extend((0..PARTITIONS).map(|partition| record(&topics.changes, partition, None, value.clone())));
+    log.append(records).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v5_a_region_that_lacks_something_is_not_fresh_whatever_markers_say() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let (log, topics) = (Kafka::new(&pipeline.kafka).unwrap(), Topics::with_suffix(&pipeline.topic_suffix));
+    // From now on nobody else says anything.
+    pipeline.synchronizer.kill();
+    let reader = Reader::watch(&pipeline.internal_address);
+    let age = || {
+        let heartbeat = reader.screen().heartbeats.pop()?;
+        let time = |name: &str| serde_json::from_value::<Timestamp>(heartbeat[name].clone()).ok();
+        Some(time("now")?.since(time("fresh_as_of")?))
+    };
+    let (fresh, old) = (Duration::from_secs(1), Duration::from_secs(5));
+    for gap in [false, true, false] {
+        eventually!(
+            {
+                says(&log, &topics, gap).await;
+                age().is_some_and(|age| if gap { age > old } else { age < fresh })
+            },
+            "a gap: {gap}, and the page is {:?} old",
+            age()
+        );
+    }
 }
 
 fn one_partition() -> TopicSpec {

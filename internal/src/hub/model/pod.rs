@@ -10,6 +10,7 @@ use platform::event_log::{Fingerprint, TopicPartition};
 
 use super::{CHAT, Entry, Protocol, Seen, Versions, count};
 use crate::gate_suite::{row, version};
+use crate::hub::fresh::Fresh;
 use crate::hub::pushes::{Early, Given, Pushes};
 use crate::hub::{Chats, Connection, ConnectionId, Hub, State, Subscription, Update};
 use crate::ring::Item;
@@ -47,7 +48,7 @@ impl Pod {
                 partitions: 1,
                 rings: BTreeMap::new(),
                 published: BTreeMap::new(),
-                fresh: BTreeMap::new(),
+                fresh: Fresh::default(),
                 pushes: Pushes::remembering(MESSAGES),
                 given: Given::remembering(MESSAGES),
                 early: Early::default(),

@@ -138,6 +138,8 @@ pub(super) fn client(brokers: &str) -> ClientConfig {
         .set("bootstrap.servers", brokers)
         .set("client.id", "chat-sync")
         .set("socket.keepalive.enable", "true")
+        // A broker that comes back elsewhere leaves an address behind where nobody says no; the default is 30 s.
+        .set("socket.connection.setup.timeout.ms", "5000")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         .set_log_level(rdkafka::config::RDKafkaLogLevel::Warning);

@@ -272,16 +272,20 @@ impl Thread {
     /// Notes what the group gave and took.
     fn follow_group(&mut self) {
         while let Ok(event) = self.rebalances.try_recv() {
-            self.started.clear();
-            self.starting.clear();
-            self.waiting = Waiting::default();
-            self.stale = false;
-            self.assigned = match &event {
-                Event::Assigned(partitions) => partitions.iter().cloned().collect(),
-                _ => BTreeSet::new(),
-            };
-            self.outbox.push_back(Told::Event(event));
+            self.take_note(event);
         }
+    }
+
+    fn take_note(&mut self, event: Event) {
+        self.started.clear();
+        self.starting.clear();
+        self.waiting = Waiting::default();
+        self.stale = false;
+        self.assigned = match &event {
+            Event::Assigned(partitions) => partitions.iter().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        self.outbox.push_back(Told::Event(event));
     }
 
     /// Hands over what there is room for; puts the partitions away while there is none for long.
@@ -392,11 +396,17 @@ impl Thread {
         // Where that does not help it is not tried again and again.
         self.patience = LONGEST.min(self.patience * 2);
         self.settle();
+        // What the former one still says is of no interest.
+        let (rebalanced, rebalances) = mpsc::channel();
+        self.wanted.rebalanced = rebalanced;
         match self.wanted.consumer() {
-            // As the former one is dropped it leaves its group, and says what it gives up.
             Ok(new) => {
-                self.consumer = new;
                 self.follow_group();
+                self.rebalances = rebalances;
+                end_beside(std::mem::replace(&mut self.consumer, new));
+                if self.wanted.sharing == Sharing::Group && !self.assigned.is_empty() {
+                    self.take_note(Event::Revoked(self.assigned.iter().cloned().collect()));
+                }
                 self.stale = self.wanted.sharing == Sharing::All;
             }
             Err(error) => {
@@ -466,6 +476,14 @@ impl Thread {
         if !new.is_empty() {
             self.outbox.push_back(Told::Event(Event::Assigned(new)));
         }
+    }
+}
+
+/// On a thread of its own: a consumer that is dropped waits for answers to all that it had asked, of a broker that may be gone for
+/// a minute or for good, and nothing would be read meanwhile.
+fn end_beside(former: BaseConsumer<Context>) {
+    if let Err(error) = std::thread::Builder::new().name("kafka-former".into()).spawn(move || drop(former)) {
+        tracing::warn!(%error, "no thread to end a consumer on");
     }
 }
 

@@ -53,9 +53,9 @@ pub struct AntiEntropy {
 /// What the leader and its anti-entropy share.
 #[derive(Default)]
 pub struct Shared {
-    pub differences: Mutex<Differences>,
+    differences: Mutex<Differences>,
     /// The newest marker that this region's log has everything up to.
-    pub log_as_of: Mutex<Option<AsOf>>,
+    log_as_of: Mutex<Option<AsOf>>,
 }
 
 /// What cannot be read or appended now.
@@ -73,6 +73,10 @@ impl Shared {
     /// This region's log has everything up to that marker.
     pub fn reaches(&self, region: &str, at: Timestamp) {
         *self.log_as_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(AsOf { region: region.to_owned(), at });
+    }
+
+    fn log_as_of(&self) -> Option<AsOf> {
+        self.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn differences(&self) -> MutexGuard<'_, Differences> {
@@ -223,8 +227,7 @@ impl AntiEntropy {
 
     /// How far the copy is now: it has everything that the log had at that marker. The writer is waited for a while.
     async fn as_of(&self) -> Result<AsOf, Failed> {
-        let reached = self.shared.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let as_of = reached.filter(|_| !self.agenda.gap()).ok_or(Failed::Behind)?;
+        let as_of = self.shared.log_as_of().filter(|_| !self.agenda.gap()).ok_or(Failed::Behind)?;
         let ends = self.to_log.ends().await?;
         let began = Instant::now();
         while !has_all(&self.stored.progress().await?, &ends) {
@@ -342,7 +345,7 @@ impl AntiEntropy {
     /// Whether a chat was found to differ for good which was not known to.
     async fn compare(&self, said: &Digests) -> Result<bool, Failed> {
         // What is behind differs, and will not for long; what waited to be read is old, and is passed over at once.
-        let reached = self.shared.log_as_of.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reached = self.shared.log_as_of();
         let near = |as_of: &AsOf| as_of.is_near(&said.as_of, self.part());
         if !reached.as_ref().is_some_and(near) || !near(&self.as_of().await?) {
             return Err(Failed::Behind);

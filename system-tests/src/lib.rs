@@ -12,6 +12,8 @@ pub mod own_mirror;
 pub mod own_postgres;
 pub mod own_redis;
 pub mod pipeline;
+#[path = "../../xtask/src/ports.rs"]
+mod ports;
 pub mod process;
 pub mod proxy;
 pub mod reader;

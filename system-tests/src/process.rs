@@ -122,10 +122,12 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.success(), "kill -{name} {pid}");
 }
 
-/// A port that nobody listens on now.
+/// A port of 127.0.0.1 that is this process's own while it lives.
+///
+/// # Panics
+/// If the system has none left.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    crate::ports::free_port().expect("a free port")
 }
 
 /// Waits until `http://address/readyz` says 200.

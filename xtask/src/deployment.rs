@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::fetch;
-use crate::process::{free_port, output, root, run as run_command, step, without_this_package};
+use crate::ports::free_port;
+use crate::process::{output, root, run as run_command, step, without_this_package};
 use crate::servers::kubernetes_node;
 
 const REGIONS: [&str; 2] = ["chat-sync-a", "chat-sync-b"];

@@ -6,6 +6,7 @@ mod deployment;
 mod faults;
 mod fetch;
 mod mutants;
+mod ports;
 mod process;
 mod regions;
 mod servers;

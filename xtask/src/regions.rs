@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::process::{self, Server, free_port, root, signal, wait_for_end};
+use crate::ports::free_port;
+use crate::process::{self, Server, root, signal, wait_for_end};
 use crate::servers;
 
 /// Where the vendor is, as in `deployment/`.
@@ -43,7 +44,7 @@ impl Region {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         let [kafka, controller, primary, replica, redis] = {
-            let ports: Vec<u16> = (0..5).map(|_| free_port()).collect::<anyhow::Result<_>>()?;
+            let ports: Vec<u16> = (0..5).map(|_| free_port()).collect::<std::io::Result<_>>()?;
             ports.try_into().map_err(|_| anyhow::anyhow!("five ports"))?
         };
         Ok(Self { name: name.into(), folder, page, kafka, controller, primary, replica, redis, pids: Vec::new() })

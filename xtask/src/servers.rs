@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::fetch;
-use crate::process::{Server, free_port, root, step};
+use crate::ports::free_port;
+use crate::process::{Server, root, step};
 
 /// The uid and gid of `nobody` in Debian, under which Postgres runs where we are root.
 const NOBODY: u32 = 65534;

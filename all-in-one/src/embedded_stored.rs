@@ -8,25 +8,25 @@ use platform::event_log::TopicPartition;
 use synchronizer::postgres_stored::{
     ChatRow, MessageRow, RetryRow, chat_from, message_from, request_from, retry_from, versions_from,
 };
-use synchronizer::stored::{Request, Retry, Stored, StoredError};
+use synchronizer::stored::{Request, Retry, Rows, Stored, StoredError};
 
 use crate::embedded_store::EmbeddedStore;
 
 #[async_trait]
 impl Stored for EmbeddedStore {
-    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError> {
+    async fn chats(&self) -> Result<Rows<BTreeMap<String, Chat>>, StoredError> {
         let rows: Vec<ChatRow> =
             sqlx::query_as("SELECT id, title, created_at, edited_at, deleted_at, version FROM chats")
                 .fetch_all(&self.db.read)
                 .await?;
-        rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
+        Ok(rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect())
     }
 
     async fn chat_ids(&self) -> Result<Vec<String>, StoredError> {
         Ok(sqlx::query_scalar("SELECT id FROM chats ORDER BY id").fetch_all(&self.db.read).await?)
     }
 
-    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
+    async fn versions(&self, chat: &str) -> Result<Rows<HashMap<String, Version>>, StoredError> {
         let rows = sqlx::query_as(
             "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
              FROM messages WHERE chat_id = ?",
@@ -36,7 +36,7 @@ impl Stored for EmbeddedStore {
         versions_from(rows).await
     }
 
-    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Rows<Vec<Message>>, StoredError> {
         let rows: Vec<MessageRow> = sqlx::query_as(
             "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version \
              FROM messages WHERE chat_id = ? AND id IN (SELECT value FROM json_each(?))",
@@ -45,15 +45,16 @@ impl Stored for EmbeddedStore {
         .bind(serde_json::json!(ids).to_string())
         .fetch_all(&self.db.read)
         .await?;
-        rows.into_iter().map(message_from).collect()
+        Ok(rows.into_iter().map(message_from).collect())
     }
 
     async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError> {
         let query = "SELECT id, title, created_at, edited_at, deleted_at, version FROM chats WHERE id = ?";
-        sqlx::query_as(query).bind(chat).fetch_optional(&self.db.read).await?.map(chat_from).transpose()
+        let row = sqlx::query_as(query).bind(chat).fetch_optional(&self.db.read).await?;
+        Ok(row.map(chat_from).transpose()?)
     }
 
-    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError> {
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Rows<Vec<Message>>, StoredError> {
         let rows: Vec<MessageRow> = sqlx::query_as(
             "SELECT chat_id, id, parent_id, author, NULL, created_at, NULL, NULL, version FROM messages \
              WHERE chat_id = ? AND id > ? AND version < 'ffffffff' ORDER BY id LIMIT ?",
@@ -63,7 +64,7 @@ impl Stored for EmbeddedStore {
         .bind(limit)
         .fetch_all(&self.db.read)
         .await?;
-        rows.into_iter().map(message_from).collect()
+        Ok(rows.into_iter().map(message_from).collect())
     }
 
     async fn erased_versions(&self) -> Result<u64, StoredError> {

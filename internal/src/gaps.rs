@@ -1,19 +1,20 @@
 //! Whether changes may be missing in this region, as its own leader says with each checkpoint.
 //!
 //! A region that stands by shows what another one polled, and how fresh that is the other one's markers say. They do not say
-//! what this region's mirror lost, or what is not in its copy yet: its own leader knows, and says it once a second.
+//! what this region's mirror lost, or what is not in its copy yet: its own leader knows, and says it once a second. Before
+//! anybody has said it, nobody knows.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::Topics;
+use contract::{Timestamp, Topics};
 use platform::event_log::{Event, EventLog, LogError, LogRecord, Sharing, Topic};
 use platform::retry;
 use serde::Deserialize;
 
 use crate::config::Settings;
-use crate::hub::Hub;
+use crate::hub::{Gap, Hub};
 
 /// Follows the checkpoints.
 pub struct Gaps {
@@ -40,6 +41,16 @@ struct Reconcile {
 #[derive(Deserialize)]
 struct Round {
     gap: bool,
+    reason: String,
+    #[serde(default)]
+    complete_as_of: Option<Timestamp>,
+}
+
+impl From<Option<Round>> for Gap {
+    fn from(round: Option<Round>) -> Self {
+        let missing = round.filter(|round| round.gap);
+        missing.map_or(Self::None, |Round { reason, complete_as_of, .. }| Self::Since { complete_as_of, reason })
+    }
 }
 
 impl Gaps {
@@ -91,7 +102,7 @@ impl Gaps {
     fn take(&self, record: &LogRecord) {
         let Ok(Checkpoint { region, reconcile }) = serde_json::from_slice(&record.value) else { return };
         if region == self.region {
-            self.hub.note_gap(reconcile.round.is_some_and(|round| round.gap));
+            self.hub.note_gap(reconcile.round.into());
         }
     }
 }

@@ -83,7 +83,8 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
     let mut parts = Parts::new();
     let from_log = FromLog::new(&settings, &world, hub.clone(), ops.clone(), &health);
     let (consuming, watching) = (stop.clone(), ops.clone());
-    let watched = Watched { log: world.log.clone(), copy: world.copy.clone(), letters: world.letters.clone() };
+    let (log, copy, letters) = (world.log.clone(), world.copy.clone(), world.letters.clone());
+    let watched = Watched { log, copy, letters, hub: hub.clone() };
     parts.spawn("log", async move {
         tokio::select! {
             () = consuming.cancelled() => Ok(()),

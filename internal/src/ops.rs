@@ -11,7 +11,7 @@ use platform::health::Health;
 use serde::Serialize;
 
 use crate::copy::ChatCopy;
-use crate::hub::Hub;
+use crate::hub::{Gap, Hub};
 
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -149,6 +149,7 @@ pub struct Watched {
     pub log: Arc<dyn EventLog>,
     pub copy: Arc<dyn ChatCopy>,
     pub letters: Arc<dyn DeadLetters>,
+    pub hub: Arc<Hub>,
 }
 
 impl Ops {
@@ -193,7 +194,7 @@ impl Ops {
         if let Ok(Ok(letters)) = letters {
             state.letters = letters;
         }
-        state.tick(now);
+        state.tick(now, watched.hub.fresh_as_of());
     }
 
     /// Everything as it is now.
@@ -247,12 +248,12 @@ impl State {
         Some(Writer { records, lag: now.since(since).as_secs_f64() })
     }
 
-    fn tick(&mut self, now: Timestamp) {
+    fn tick(&mut self, now: Timestamp, fresh: Option<Timestamp>) {
         if let Some((then, earlier)) = &self.earlier {
             let seconds = now.since(*then).as_secs_f64().max(0.001);
             let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
             self.rates = (rate(self.counted.rows, earlier.rows), rate(self.counted.deliveries, earlier.deliveries));
-            let age = self.source_age(now).unwrap_or_default();
+            let age = fresh.map_or(0.0, |fresh| now.since(fresh).as_secs_f64());
             self.history.push_back(Point { rate: self.rates.0, lag: age + self.writer.map_or(0.0, |it| it.lag) });
             if self.history.len() > KEPT {
                 self.history.pop_front();
@@ -261,18 +262,12 @@ impl State {
         self.earlier = Some((now, self.counted.clone()));
     }
 
-    /// How long ago the source was known to be read to its end.
-    fn source_age(&self, now: Timestamp) -> Option<f64> {
-        let fresh = self.counted.marker.as_ref()?.fresh_as_of?;
-        Some(now.since(fresh).as_secs_f64())
-    }
-
     fn stages(&self, now: Timestamp, hub: &Hub, gate: String) -> Vec<Stage> {
         let since = |time: Option<Timestamp>| time.map(|time| now.since(time).as_secs_f64());
         let (rows, deliveries) = self.rates;
         let row_age = since(self.counted.last_row_at);
         let marker_age = since(self.counted.marker.as_ref().map(|marker| marker.at));
-        let source_age = self.source_age(now);
+        let source_age = since(hub.fresh_as_of());
         let browsers = hub.browsers();
         let figures = |rate, lag, age| (rate, lag, age);
         vec![
@@ -280,10 +275,11 @@ impl State {
                 "vendor",
                 how(source_age),
                 figures(Some(rows), None, source_age),
-                match (&self.counted.marker, source_age) {
-                    (Some(Marker { waiting: Some(why), .. }), _) => why.clone(),
-                    (_, None) => "not read to its end yet".into(),
-                    (_, Some(_)) => "known up to this age".into(),
+                match (&self.counted.marker, hub.gap(), source_age) {
+                    (Some(Marker { waiting: Some(why), .. }), _, _) => why.clone(),
+                    (_, Gap::Since { reason, .. }, _) => format!("changes may be missing here: {reason}"),
+                    (_, _, None) => "not read to its end yet".into(),
+                    (_, _, Some(_)) => "known up to this age".into(),
                 },
             ),
             stage(

@@ -7,31 +7,8 @@ use contract::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::round::{Gap, Round};
 use crate::stored::Request;
-
-/// A round that is under way or waits for its turn.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Round {
-    pub reason: String,
-    /// Whether changes may be missing until it is done: then nobody may say that the copy is fresh.
-    pub gap: bool,
-    pub asked_at: Timestamp,
-    /// The chats up to this id are done.
-    pub after: Option<String>,
-    pub chats_done: u64,
-    pub chats: u64,
-    /// How many records it appended.
-    pub appended: u64,
-    /// Why it does not go on just now.
-    #[serde(default)]
-    pub waiting: Option<String>,
-    /// Whether there was another gap since it began: then another round follows.
-    #[serde(default)]
-    pub again: bool,
-    /// Whether some chat could not be compared: then it is no whole round, and another one follows.
-    #[serde(default)]
-    pub incomplete: bool,
-}
 
 /// A round that is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,38 +66,54 @@ impl Agenda {
         if let Some(drift) = state.drift {
             drift_messages(drift);
         }
-        Self { shared: Mutex::new(Shared { state, number: 0, held, chats: BTreeSet::new() }), changed: Notify::new() }
+        let shared = Shared { state, number: 0, held, chats: BTreeSet::new() };
+        shared.tell();
+        Self { shared: Mutex::new(shared), changed: Notify::new() }
     }
 
-    /// Asks for a round. A gap's round that is under way goes on, and another one follows it: a source whose cursors
-    /// expire again and again must not keep it from ever reaching its end.
-    pub fn ask(&self, reason: &str, gap: bool) {
-        tracing::info!(reason, gap, "reconcile");
+    /// Asks for a round that looks whether anything is missing.
+    pub fn ask(&self, reason: &str) {
+        self.ask_for(reason, None);
+    }
+
+    /// Changes of after this moment may be missing; of which moment nobody may know. A gap's round that is under way
+    /// goes on, and another one follows it: a source whose cursors expire again and again must not keep it from ever
+    /// reaching its end.
+    pub fn ask_since(&self, reason: &str, complete_as_of: Option<Timestamp>) {
+        self.ask_for(reason, Some(Gap { complete_as_of }));
+    }
+
+    fn ask_for(&self, reason: &str, gap: Option<Gap>) {
+        tracing::info!(reason, gap = gap.is_some(), "reconcile");
         let mut shared = self.lock();
         match &mut shared.state.round {
-            Some(round) if round.gap => round.again = true,
-            _ => shared.begin(reason, gap),
+            Some(round) if round.gap => {
+                round.again = true;
+                round.complete_as_of =
+                    gap.map_or(round.complete_as_of, |gap| round.complete_as_of.min(gap.complete_as_of));
+            }
+            _ => shared.begin(Round::new(reason, gap)),
         }
         drop(shared);
         self.changed.notify_one();
     }
 
     /// Changes may be missing, and the feed is still to be read from its beginning: the round waits for that.
-    pub fn ask_and_hold(&self, reason: &str) {
+    pub fn ask_and_hold(&self, reason: &str, complete_as_of: Option<Timestamp>) {
         let under_way = self.gap();
-        self.ask(reason, true);
+        self.ask_since(reason, complete_as_of);
         if !under_way {
             self.lock().held = true;
         }
     }
 
     /// The feed is read from its beginning now. What was listed before may have changed in between, and left it.
-    pub fn release(&self, reason: &str) {
+    pub fn release(&self, reason: &str, complete_as_of: Option<Timestamp>) {
         let was_held = std::mem::take(&mut self.lock().held);
         if was_held {
             self.changed.notify_one();
         } else {
-            self.ask(reason, true);
+            self.ask_since(reason, complete_as_of);
         }
     }
 
@@ -133,7 +126,8 @@ impl Agenda {
 
     pub fn take_up(&self, request: &Request) {
         if request.id != self.lock().state.request {
-            self.ask(&request.reason, request.gap);
+            // What the copy or the log lost is not told by when.
+            self.ask_for(&request.reason, request.gap.then_some(Gap { complete_as_of: None }));
             self.lock().state.request = request.id;
         }
     }
@@ -156,7 +150,7 @@ impl Agenda {
 
     /// Whether changes may be missing.
     pub fn gap(&self) -> bool {
-        self.lock().state.round.as_ref().is_some_and(|round| round.gap)
+        self.lock().gap()
     }
 
     /// The round to do now, and its number; none while it is held.
@@ -171,8 +165,8 @@ impl Agenda {
         if shared.number != number {
             return false;
         }
-        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
-        shared.state.round = Some(Round { again, ..round.clone() });
+        let Some(known) = &mut shared.state.round else { return false };
+        *known = known.now(round);
         metrics::gauge!("chat_sync_reconcile_chats_done").set(round.chats_done as f64);
         metrics::gauge!("chat_sync_reconcile_chats").set(round.chats as f64);
         true
@@ -194,9 +188,9 @@ impl Agenda {
         if shared.number != number {
             return false;
         }
-        let again = shared.state.round.as_ref().is_some_and(|known| known.again);
-        if round.incomplete || again {
-            shared.begin(&round.reason, round.gap || again);
+        let Some(known) = &shared.state.round else { return false };
+        if let Some(next) = known.now(round).next() {
+            shared.begin(next);
             return false;
         }
         let Round { reason, asked_at, chats, appended, gap, .. } = round.clone();
@@ -204,9 +198,10 @@ impl Agenda {
         tracing::info!(reason, chats, appended, "reconciled");
         shared.state.last = Some(Finished { reason, began_at: asked_at, finished_at, chats, appended, request });
         shared.state.round = None;
+        shared.tell();
         verified_through(asked_at);
         if gap {
-            shared.begin(SLOW, false);
+            shared.begin(Round::new(SLOW, None));
         } else {
             shared.state.drift = Some(appended);
             drift_messages(appended);
@@ -225,20 +220,18 @@ impl Agenda {
 }
 
 impl Shared {
-    fn begin(&mut self, reason: &str, gap: bool) {
+    fn begin(&mut self, round: Round) {
         self.number += 1;
-        self.state.round = Some(Round {
-            reason: reason.into(),
-            gap,
-            asked_at: Timestamp::now(),
-            after: None,
-            chats_done: 0,
-            chats: 0,
-            appended: 0,
-            waiting: None,
-            again: false,
-            incomplete: false,
-        });
+        self.state.round = Some(round);
+        self.tell();
+    }
+
+    fn gap(&self) -> bool {
+        self.state.round.as_ref().is_some_and(|round| round.gap)
+    }
+
+    fn tell(&self) {
+        metrics::gauge!("chat_sync_reconcile_gap").set(f64::from(u8::from(self.gap())));
     }
 }
 
@@ -265,7 +258,7 @@ mod tests {
     #[test]
     fn a_gap_is_one_until_a_whole_round_is_done() {
         let agenda = Agenda::default();
-        agenda.ask("a hole", true);
+        agenda.ask_since("a hole", None);
         let (round, number) = under_way(&agenda);
         assert!(agenda.gap() && agenda.note(&Round { chats_done: 1, ..round.clone() }, number));
         assert!(!agenda.finish(&Round { incomplete: true, ..round }, number), "a chat is missing");
@@ -282,9 +275,9 @@ mod tests {
     #[test]
     fn another_gap_lets_the_round_end_and_another_one_follow() {
         let agenda = Agenda::default();
-        agenda.ask("a hole", true);
+        agenda.ask_since("a hole", None);
         let (round, number) = under_way(&agenda);
-        agenda.ask("another hole", true);
+        agenda.ask_since("another hole", None);
         assert!(agenda.note(&round, number), "it is not begun anew");
         assert!(!agenda.finish(&round, number) && agenda.gap());
         let (round, number) = under_way(&agenda);
@@ -292,20 +285,42 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_as_old_as_the_oldest_of_its_reasons_until_it_is_filled() {
+        let at = |second: u64| Timestamp::from_micros(1_767_000_000_000_000 + second * 1_000_000).unwrap();
+        let agenda = Agenda::default();
+        agenda.ask_since("a hole", Some(at(5)));
+        let (round, number) = under_way(&agenda);
+        agenda.ask_since("one of before", Some(at(3)));
+        agenda.ask_since("one of later", Some(at(7)));
+        assert!(agenda.note(&round, number), "which knew nothing of these");
+        let complete_as_of = |agenda: &Agenda| under_way(agenda).0.complete_as_of;
+        assert_eq!(complete_as_of(&agenda), Some(at(3)));
+        assert!(!agenda.finish(&round, number));
+        assert_eq!(complete_as_of(&agenda), Some(at(3)), "another round follows");
+        let (round, number) = under_way(&agenda);
+        assert!(!agenda.finish(&Round { incomplete: true, ..round }, number));
+        assert_eq!(complete_as_of(&agenda), Some(at(3)), "a chat was missing");
+        agenda.ask("somebody wants to know");
+        assert_eq!(complete_as_of(&agenda), Some(at(3)));
+        agenda.ask_since("the log was replaced", None);
+        assert_eq!(complete_as_of(&agenda), None);
+    }
+
+    #[test]
     fn a_gap_takes_the_place_of_a_slow_round() {
         let agenda = Agenda::default();
-        agenda.ask("slow", false);
+        agenda.ask("slow");
         let (slow, number) = under_way(&agenda);
-        agenda.ask("a hole", true);
+        agenda.ask_since("a hole", None);
         assert!(!agenda.note(&slow, number) && !agenda.finish(&slow, number) && agenda.gap());
     }
 
     #[test]
     fn a_round_is_held_until_the_feed_is_read_from_its_beginning() {
         let agenda = Agenda::default();
-        agenda.ask_and_hold("no checkpoint");
+        agenda.ask_and_hold("no checkpoint", None);
         assert!(agenda.round().0.is_none() && agenda.gap());
-        agenda.release("the feed");
+        agenda.release("the feed", None);
         assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
         // A leader that is killed now leaves a round that its follower must not do before it has read the feed.
         let next = Agenda::new(agenda.state(), true);
@@ -315,7 +330,7 @@ mod tests {
     #[test]
     fn a_round_is_held_no_longer_where_another_region_read_the_feed() {
         let agenda = Agenda::default();
-        agenda.ask_and_hold("no checkpoint");
+        agenda.ask_and_hold("no checkpoint", None);
         agenda.release_held();
         assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
         agenda.release_held();
@@ -325,7 +340,7 @@ mod tests {
     #[test]
     fn why_a_round_waits_is_noted_of_that_round_alone() {
         let agenda = Agenda::default();
-        agenda.ask("a hole", true);
+        agenda.ask_since("a hole", None);
         let (_, number) = under_way(&agenda);
         agenda.waits("the source is away", number + 1);
         assert_eq!(under_way(&agenda).0.waiting, None);
@@ -339,7 +354,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let mut changed = pin!(agenda.changed());
         assert!(changed.as_mut().poll(&mut context).is_pending());
-        agenda.ask("a hole", true);
+        agenda.ask_since("a hole", None);
         assert!(changed.poll(&mut context).is_ready());
     }
 

@@ -249,7 +249,7 @@ impl AntiEntropy {
         match self.sum(chat, before).await {
             Ok((sum, rows)) => Ok(Some((Some(sum), rows))),
             Err(StoredError::Row(why)) => {
-                tracing::error!(chat, why, "a chat of the copy cannot be read");
+                tracing::error!(chat, %why, "a row of the copy cannot be read");
                 Ok(Some((None, 0)))
             }
             Err(StoredError::Away(why)) => {
@@ -267,7 +267,7 @@ impl AntiEntropy {
         let version = self.stored.chat(chat).await?.map(|row| row.expected_version());
         // In a chat that is gone the source lists nothing any more.
         let Some(version) = version.filter(is_living) else { return Ok((sum, 1)) };
-        let messages = self.stored.versions(chat).await?;
+        let messages = self.stored.versions(chat).await?.whole()?;
         let rows = messages.iter().map(|(id, version)| (id.as_str(), version)).chain([("", &version)]);
         rows.filter(|(_, version)| is_settled(version, before)).for_each(|(id, version)| sum.add(id, version));
         Ok((sum, messages.len() as u64 + 1))

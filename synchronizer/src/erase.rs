@@ -14,7 +14,7 @@ use platform::retry;
 use crate::append::Appender;
 use crate::erasures::Erasures;
 use crate::region::Region;
-use crate::stored::{Stored, StoredError, has_all, patiently};
+use crate::stored::{Rows, Stored, StoredError, Unreadable, has_all, patiently};
 use crate::to_log::ToLog;
 
 /// How many rows are read and appended at once.
@@ -90,6 +90,8 @@ impl Erase {
             // That the same was appended before says nothing of a store that has it no more.
             self.appender.append_new(rows, Some(Instant::now())).await;
         }
+        // Whether they are covered nobody can tell; `verify --erased` names them too.
+        Rows { readable: (), unreadable: left.unreadable }.readable(&erasure.chat_id);
         metrics::counter!("chat_sync_erased_rows_total").increment(erased as u64);
         Ok(erased)
     }
@@ -127,11 +129,14 @@ pub struct Left<'a> {
     chat: bool,
     /// The last message that was looked at; `None` when there are no more.
     after: Option<String>,
+    /// What could not be read so far.
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl<'a> Left<'a> {
     pub fn of(stored: &'a dyn Stored, erasure: &'a Erasure) -> Self {
-        Self { stored, erasure, chat: erasure.scope == Scope::Chat, after: Some(String::new()) }
+        let (chat, after) = (erasure.scope == Scope::Chat, Some(String::new()));
+        Self { stored, erasure, chat, after, unreadable: Vec::new() }
     }
 
     /// The next page, which may be empty; `None` after the last one.
@@ -140,27 +145,33 @@ impl<'a> Left<'a> {
     /// If the copy cannot be read; then the same page may be asked for again.
     pub async fn next(&mut self) -> Result<Option<Vec<Record>>, StoredError> {
         if self.chat {
-            let row = self.stored.chat(&self.erasure.chat_id).await?;
+            let row = match self.stored.chat(&self.erasure.chat_id).await {
+                Err(StoredError::Row(row)) => {
+                    self.unreadable.push(row);
+                    None
+                }
+                other => other?,
+            };
             self.chat = false;
-            return Ok(Some(
-                row.filter(|chat| !chat.is_erased()).map(|chat| Record::Chat(chat.erased())).into_iter().collect(),
-            ));
+            let row = row.filter(|chat| !chat.is_erased());
+            return Ok(Some(row.map(|chat| Record::Chat(chat.erased())).into_iter().collect()));
         }
         let Some(after) = &self.after else { return Ok(None) };
         let rows = match &self.erasure.scope {
             Scope::Message { message_id } => {
-                let row = self.stored.messages(&self.erasure.chat_id, std::slice::from_ref(message_id)).await?;
+                let rows = self.stored.messages(&self.erasure.chat_id, std::slice::from_ref(message_id)).await?;
                 self.after = None;
-                row.into_iter().filter(|row| !row.is_erased()).collect()
+                rows
             }
             Scope::Chat | Scope::Author { .. } => {
                 let rows = self.stored.unerased(&self.erasure.chat_id, after, PAGE).await?;
-                self.after = rows.last().map(|row| row.id.clone());
+                let ids = rows.readable.iter().map(|row| &row.id).chain(rows.unreadable.iter().map(|row| &row.id));
+                self.after = ids.max().cloned();
                 rows
             }
         };
-        Ok(Some(
-            rows.into_iter().filter(|row| self.erasure.covers(row)).map(|row| Record::Message(row.erased())).collect(),
-        ))
+        self.unreadable.extend(rows.unreadable);
+        let covered = rows.readable.into_iter().filter(|row| !row.is_erased() && self.erasure.covers(row));
+        Ok(Some(covered.map(|row| Record::Message(row.erased())).collect()))
     }
 }

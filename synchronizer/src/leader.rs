@@ -109,7 +109,7 @@ impl Leader {
         };
         let agenda = Agenda::new(reconcile.clone().unwrap_or_default(), remembered.cursor().is_none());
         if reconcile.is_none() {
-            agenda.ask_and_hold("no checkpoint");
+            agenda.ask_and_hold("no checkpoint", None);
         }
         let place = Mutex::new(Place {
             remembered,
@@ -217,7 +217,7 @@ impl Leader {
         let Some(whole) = self.world.region.take_whole() else { return };
         self.move_to(&whole);
         if whole.gap {
-            self.agenda.ask("the other region had not found everything yet", true);
+            self.agenda.ask_since("the other region had not found everything yet", whole.fresh_as_of);
         }
     }
 
@@ -260,8 +260,9 @@ impl Leader {
 
     /// What a mirror lacks only the source can tell.
     fn look_for_holes(&self) {
-        if let Some(region) = self.world.region.take_hole() {
-            self.agenda.ask(&format!("the mirror of region {region} has a hole"), true);
+        if let Some(hole) = self.world.region.take_hole() {
+            let reason = format!("the mirror of region {} has a hole", hole.region);
+            self.agenda.ask_since(&reason, hole.complete_as_of);
         }
     }
 
@@ -287,7 +288,8 @@ impl Leader {
                 Outcome::CursorExpired(why) if cursor.is_some() => {
                     tracing::warn!(why, "the cursor has expired");
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
-                    self.agenda.ask_and_hold("the cursor has expired");
+                    let complete_as_of = self.place().fresh_as_of;
+                    self.agenda.ask_and_hold("the cursor has expired", complete_as_of);
                     self.place().remembered =
                         Remembered::new(None, self.world.settings.remembered_for(), Instant::now());
                     // A source that knows no cursor for long is not asked for the whole of its feed again and again.
@@ -313,13 +315,16 @@ impl Leader {
             place.silent = None;
             place.remembered.go_on(started);
         }
-        let earlier = self.place().generation;
+        let (earlier, from_beginning, complete_as_of) = {
+            let place = self.place();
+            (place.generation, place.remembered.cursor().is_none(), place.fresh_as_of)
+        };
         if earlier.is_some_and(|earlier| earlier != page.generation) {
-            self.agenda.ask("the feed began a new generation", true);
+            self.agenda.ask_since("the feed began a new generation", complete_as_of);
         }
-        if self.place().remembered.cursor().is_none() {
+        if from_beginning {
             // What was listed before the feed was read from its beginning may have changed in between, and left it.
-            self.agenda.release("the feed is read from its beginning");
+            self.agenda.release("the feed is read from its beginning", complete_as_of);
         }
         let (rows, more) = (page.items.len() as u64, page.more);
         let records = self.translate(&page);

@@ -22,6 +22,7 @@ pub mod peers;
 pub mod postgres_stored;
 pub mod reconcile;
 pub mod region;
+pub mod round;
 pub mod seen;
 pub mod source;
 pub mod standby;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use contract::Marker;
+use contract::{Marker, Timestamp};
 
 /// A leader that was never heard of is believed to be a new one unless its markers are older than the newest of its
 /// region by more than this: a mirror that lost its place repeats everything, leaders of last week among it.
@@ -49,6 +49,8 @@ struct Peer {
     newest: Option<Marker>,
     /// The newest that was read in every partition: everything up to its cursor is in this region's log.
     whole: Option<Marker>,
+    /// Up to when everything is in this region's log, by the markers that were read in every partition.
+    complete_as_of: Option<Timestamp>,
 }
 
 impl Peers {
@@ -66,6 +68,11 @@ impl Peers {
     pub fn whole(&self) -> Option<&Marker> {
         let heard = self.0.values().filter(|peer| peer.whole.is_some());
         heard.max_by_key(|peer| peer.series.map(|series| series.last))?.whole.as_ref()
+    }
+
+    /// Up to when this region's log has everything that that one polled.
+    pub fn complete_as_of(&self, region: &str) -> Option<Timestamp> {
+        self.0.get(region)?.complete_as_of
     }
 
     /// This region goes on from there: only markers that come later are of interest.
@@ -140,6 +147,7 @@ impl Peer {
         self.open[at].1.insert(partition);
         if self.open[at].1.len() == marker.partitions as usize {
             self.whole = self.open.drain(..=at).next_back().map(|(marker, _)| marker);
+            self.complete_as_of = self.complete_as_of.max(marker.fresh_as_of);
         } else if self.open.len() > OPEN {
             self.open.pop_front();
         }
@@ -149,7 +157,6 @@ impl Peer {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use contract::Timestamp;
 
     const AT: u64 = 1_767_000_000_000_000;
 

@@ -10,7 +10,7 @@ use futures::{Stream, TryStreamExt};
 use platform::event_log::TopicPartition;
 use sqlx::PgPool;
 
-use crate::stored::{Request, Retry, Stored, StoredError};
+use crate::stored::{Request, Retry, Rows, Stored, StoredError, Unreadable};
 
 /// How long one answer may take: longer than the server lets a statement run. One that went without a word would hold
 /// up the comparison for ever.
@@ -35,51 +35,39 @@ pub type MessageRow =
 
 /// # Errors
 /// If the row holds what no record can.
-pub fn chat_from(row: ChatRow) -> Result<Chat, StoredError> {
+pub fn chat_from(row: ChatRow) -> Result<Chat, Unreadable> {
     let (id, title, created_at, edited_at, deleted_at, version) = row;
-    let (version, stamp) = stamp(&version)?;
-    Ok(Chat {
-        id,
-        title,
-        created_at: time(created_at)?,
-        edited_at: edited_at.map(time).transpose()?,
-        deleted_at: deleted_at.map(time).transpose()?,
-        stamp,
-        version,
-    })
+    match (stamp(&version), times(created_at, edited_at, deleted_at)) {
+        (Ok((version, stamp)), Ok((created_at, edited_at, deleted_at))) => {
+            Ok(Chat { id, title, created_at, edited_at, deleted_at, stamp, version })
+        }
+        (Err(why), _) | (_, Err(why)) => Err(Unreadable { id, why }),
+    }
 }
 
 /// # Errors
 /// If the row holds what no record can.
-pub fn message_from(row: MessageRow) -> Result<Message, StoredError> {
+pub fn message_from(row: MessageRow) -> Result<Message, Unreadable> {
     let (chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, version) = row;
-    let (version, stamp) = stamp(&version)?;
-    Ok(Message {
-        chat_id,
-        id,
-        parent_id,
-        author,
-        text,
-        created_at: time(created_at)?,
-        edited_at: edited_at.map(time).transpose()?,
-        deleted_at: deleted_at.map(time).transpose()?,
-        stamp,
-        version,
-    })
+    match (stamp(&version), times(created_at, edited_at, deleted_at)) {
+        (Ok((version, stamp)), Ok((created_at, edited_at, deleted_at))) => {
+            Ok(Message { chat_id, id, parent_id, author, text, created_at, edited_at, deleted_at, stamp, version })
+        }
+        (Err(why), _) | (_, Err(why)) => Err(Unreadable { id, why }),
+    }
 }
 
 /// What [`Stored::versions`] gives.
 ///
 /// # Errors
-/// If the rows cannot be read, or one holds what no record can.
+/// If the rows cannot be had.
 pub async fn versions_from(
     mut rows: impl Stream<Item = sqlx::Result<MessageRow>> + Unpin,
-) -> Result<HashMap<String, Version>, StoredError> {
-    let mut versions = HashMap::new();
+) -> Result<Rows<HashMap<String, Version>>, StoredError> {
+    let mut versions = Rows::default();
     while let Some(row) = rows.try_next().await? {
-        let message = message_from(row)?;
-        let version = message.expected_version();
-        versions.insert(message.id, version);
+        let row = message_from(row).map(|message| (message.expected_version(), message.id));
+        versions.extend([row.map(|(version, id)| (id, version))]);
     }
     Ok(versions)
 }
@@ -96,16 +84,23 @@ pub fn request_from((id, gap, reason): (i64, bool, String)) -> Request {
     Request { id, gap, reason }
 }
 
-fn stamp(text: &str) -> Result<(Version, Stamp), StoredError> {
-    let version: Version = text.parse().map_err(|error| StoredError::Row(format!("a stored version: {error}")))?;
-    let fields = version.fields().map_err(|error| StoredError::Row(format!("a stored version: {error}")))?;
+fn stamp(text: &str) -> Result<(Version, Stamp), String> {
+    let version: Version = text.parse().map_err(|error| format!("its version: {error}"))?;
+    let fields = version.fields().map_err(|error| format!("its version: {error}"))?;
     let contract::VersionFields { epoch, sequence, changed_at, rev, deleted, digest: _ } = fields;
     Ok((version, Stamp { epoch, sequence, changed_at, rev, deleted }))
 }
 
-fn time(micros: i64) -> Result<Timestamp, StoredError> {
-    let micros = u64::try_from(micros).map_err(|_| StoredError::Row("a stored time before 1970".into()))?;
-    Timestamp::from_micros(micros).map_err(|error| StoredError::Row(format!("a stored time: {error}")))
+/// When it was created, edited and deleted.
+type Times = (Timestamp, Option<Timestamp>, Option<Timestamp>);
+
+fn times(created_at: i64, edited_at: Option<i64>, deleted_at: Option<i64>) -> Result<Times, String> {
+    Ok((time(created_at)?, edited_at.map(time).transpose()?, deleted_at.map(time).transpose()?))
+}
+
+fn time(micros: i64) -> Result<Timestamp, String> {
+    let micros = u64::try_from(micros).map_err(|_| "a time before 1970")?;
+    Timestamp::from_micros(micros).map_err(|error| format!("a time: {error}"))
 }
 
 async fn in_time<T, E>(asked: impl Future<Output = Result<T, E>>) -> Result<T, StoredError>
@@ -118,37 +113,37 @@ where
 
 #[async_trait]
 impl Stored for PostgresStored {
-    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError> {
+    async fn chats(&self) -> Result<Rows<BTreeMap<String, Chat>>, StoredError> {
         let rows: Vec<ChatRow> =
             in_time(sqlx::query_as(include_str!("../queries/chats.sql")).fetch_all(&self.pool)).await?;
-        rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect()
+        Ok(rows.into_iter().map(|row| chat_from(row).map(|chat| (chat.id.clone(), chat))).collect())
     }
 
     async fn chat_ids(&self) -> Result<Vec<String>, StoredError> {
         in_time(sqlx::query_scalar("SELECT id FROM chats ORDER BY id").fetch_all(&self.pool)).await
     }
 
-    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError> {
+    async fn versions(&self, chat: &str) -> Result<Rows<HashMap<String, Version>>, StoredError> {
         let rows = sqlx::query_as(include_str!("../queries/of_chat.sql")).bind(chat).fetch(&self.pool);
         in_time(versions_from(rows)).await
     }
 
-    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError> {
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Rows<Vec<Message>>, StoredError> {
         let rows: Vec<MessageRow> =
             in_time(sqlx::query_as(include_str!("../queries/messages.sql")).bind(chat).bind(ids).fetch_all(&self.pool))
                 .await?;
-        rows.into_iter().map(message_from).collect()
+        Ok(rows.into_iter().map(message_from).collect())
     }
 
     async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError> {
         let query = sqlx::query_as(include_str!("../queries/chat.sql")).bind(chat);
-        in_time(query.fetch_optional(&self.pool)).await?.map(chat_from).transpose()
+        Ok(in_time(query.fetch_optional(&self.pool)).await?.map(chat_from).transpose()?)
     }
 
-    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError> {
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Rows<Vec<Message>>, StoredError> {
         let query = sqlx::query_as(include_str!("../queries/unerased.sql")).bind(chat).bind(after);
         let rows: Vec<MessageRow> = in_time(query.bind(i64::from(limit)).fetch_all(&self.pool)).await?;
-        rows.into_iter().map(message_from).collect()
+        Ok(rows.into_iter().map(message_from).collect())
     }
 
     async fn erased_versions(&self) -> Result<u64, StoredError> {

@@ -11,10 +11,11 @@ use contract::{Record, Row, Timestamp, Version};
 use platform::health::Check;
 use tokio::sync::watch;
 
-use crate::agenda::{Agenda, Round, SLOW};
+use crate::agenda::{Agenda, SLOW};
 use crate::append::Appender;
 use crate::compare::{Difference, deletion, difference, is_living};
 use crate::erase::Erase;
+use crate::round::Round;
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
 use crate::stored::{Stored, StoredError, has_all, patiently};
 use crate::to_log::ToLog;
@@ -24,8 +25,9 @@ use crate::translate::{self, Kind};
 const LOOK: Duration = Duration::from_millis(200);
 /// How often a page of a listing is asked for before its chat is left to the next round.
 const TRIES: u32 = 8;
-/// How long that next round waits.
+/// How long that next round waits, and how often that doubles: to about ten minutes.
 const INCOMPLETE: Duration = Duration::from_secs(10);
+const LONGEST: u32 = 6;
 /// How many rows the source does not have any more are read and appended at once.
 const DELETED_AT_ONCE: usize = 500;
 /// How long a difference waits at most for polling to bring it, in rounds that are no gap's.
@@ -52,11 +54,15 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    /// Rounds for ever: what was asked for at once, else a slow one now and then.
+    /// Rounds for ever, and whoever asks for one is heard meanwhile.
     pub async fn run(&self) {
+        tokio::join!(self.rounds(), self.look_for_requests());
+    }
+
+    /// What was asked for at once, else a slow one now and then.
+    async fn rounds(&self) {
         let mut slow = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         slow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut requests = tokio::time::interval(REQUESTS);
         loop {
             let (round, number) = self.agenda.round();
             if let Some(round) = round {
@@ -73,17 +79,21 @@ impl Reconcile {
             }
             tokio::select! {
                 () = self.agenda.changed() => {}
-                _ = slow.tick() => self.agenda.ask(SLOW, false),
-                _ = requests.tick() => self.look_for_requests().await,
+                _ = slow.tick() => self.agenda.ask(SLOW),
             }
         }
     }
 
     async fn look_for_requests(&self) {
-        match self.stored.request().await {
-            Ok(Some(request)) => self.agenda.take_up(&request),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "no look at what is asked for"),
+        let mut looks = tokio::time::interval(REQUESTS);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            match self.stored.request().await {
+                Ok(Some(request)) => self.agenda.take_up(&request),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "no look at what is asked for"),
+            }
         }
     }
 
@@ -108,28 +118,37 @@ impl Reconcile {
         let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
         let pass = Pass { source, since, number, gap: round.gap };
         let Some(chats) = self.chats(&pass, &mut round.appended).await else { return };
-        round.chats = chats.len() as u64;
-        let after = round.after.clone();
-        let rest = chats.into_iter().filter(|chat| after.as_ref().is_none_or(|after| chat > after));
-        let mut looked = Instant::now();
+        let (chats, rest) = round.of(chats);
+        round.chats = chats;
         for chat in rest {
             match self.chat(&pass, &chat).await {
                 Some(appended) => round.appended += appended,
-                None => round.incomplete = true,
+                None => round.leave(&chat),
             }
             round.chats_done += 1;
             round.after = Some(chat);
-            if looked.elapsed() > REQUESTS {
-                self.look_for_requests().await;
-                looked = Instant::now();
-            }
             if !self.agenda.note(&round, number) {
                 return;
             }
         }
         if !self.agenda.finish(&round, number) && round.incomplete {
-            tracing::warn!(reason = round.reason, "some chats could not be compared; another round follows");
-            tokio::time::sleep(INCOMPLETE).await;
+            self.wait_before_the_next(&round).await;
+        }
+    }
+
+    /// Chats that cannot be compared now may be soon, or not for long; but what somebody asks for does not wait for them.
+    async fn wait_before_the_next(&self, round: &Round) {
+        let wait = INCOMPLETE * 2_u32.pow(round.tries.min(LONGEST));
+        let Round { reason, left, .. } = round;
+        tracing::warn!(reason, chats = ?left, ?wait, "some chats could not be compared; another round follows");
+        metrics::counter!("chat_sync_reconcile_incomplete_total").increment(1);
+        let (until, (_, number)) = (Instant::now() + wait, self.agenda.round());
+        let asked_for = || {
+            let (round, now) = self.agenda.round();
+            now != number || round.is_some_and(|round| round.again)
+        };
+        while Instant::now() < until && !asked_for() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -161,7 +180,7 @@ impl Reconcile {
 
     /// Compares the chats themselves, and counts the records that took; gives the living ones' ids, in order. `None` if another round was begun.
     async fn chats(&self, pass: &Pass<'_>, appended: &mut u64) -> Option<Vec<String>> {
-        let mut stored = self.patiently(|| self.stored.chats()).await;
+        let mut stored = self.patiently(|| self.stored.chats()).await.readable("the chats");
         let versions: HashMap<_, _> = stored.iter().map(|(id, chat)| (id.clone(), chat.expected_version())).collect();
         let first = self.chats_listed(pass, &versions, &HashSet::new()).await?;
         *appended += first.appended;
@@ -207,7 +226,7 @@ impl Reconcile {
             absent.retain(|id| second.lacks(id));
         }
         for part in absent.chunks(DELETED_AT_ONCE) {
-            let rows = self.patiently(|| self.stored.messages(chat, part)).await;
+            let rows = self.patiently(|| self.stored.messages(chat, part)).await.readable(chat);
             // One that has changed since the listing is not what the source lacked.
             let unchanged = rows.into_iter().filter(|row| stored.get(&row.id) == Some(&row.expected_version()));
             let deletions = unchanged.filter_map(|row| deletion(Row::Message(row)));
@@ -216,18 +235,19 @@ impl Reconcile {
         Some(appended)
     }
 
-    /// The versions of a chat's messages as they are stored; `None` if one of them cannot be read.
+    /// The versions of a chat's messages as they are stored; `None` if they cannot be had although the copy answers.
     async fn versions(&self, chat: &str) -> Option<HashMap<String, Version>> {
-        self.patiently(|| async {
+        for _ in 0..TRIES {
             match self.stored.versions(chat).await {
-                Err(StoredError::Row(why)) => {
-                    tracing::error!(chat, why, "a message of the copy cannot be read");
-                    Ok(None)
-                }
-                other => other.map(Some),
+                Ok(rows) => return Some(rows.readable(chat)),
+                Err(error) => self.check.ready(format!("waiting: chat {chat}: {error}")),
             }
-        })
-        .await
+            tokio::time::sleep(LOOK).await;
+            // One that does not answer at all is no matter of this chat.
+            self.patiently(|| self.stored.progress()).await;
+        }
+        tracing::warn!(chat, "what the copy has of a chat cannot be had");
+        None
     }
 
     /// Lists chats or a chat's messages and appends what is newer than the copy. A repair is appended if it is one

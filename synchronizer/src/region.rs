@@ -28,13 +28,29 @@ pub struct Region {
 struct Shared {
     peers: Peers,
     polls: bool,
-    /// The region whose mirror lacks records that nobody has looked for yet, and when that was heard.
-    hole: Option<(String, Instant)>,
+    /// That nobody has looked for yet.
+    hole: Option<Hole>,
     /// When this region's own log last did not answer: what the others said meanwhile could not be heard.
     deaf: Option<Instant>,
 }
 
+/// Records that a region's mirror lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    pub region: String,
+    /// Up to when nothing is missing.
+    pub complete_as_of: Option<Timestamp>,
+    heard: Instant,
+}
+
 impl Shared {
+    /// A hole is as old as the oldest that nobody has looked for.
+    fn note_hole(&mut self, region: &str, complete_as_of: Option<Timestamp>) {
+        let earlier = self.hole.as_ref().map_or(complete_as_of, |hole| hole.complete_as_of);
+        let complete_as_of = complete_as_of.min(earlier);
+        self.hole = Some(Hole { region: region.to_owned(), complete_as_of, heard: Instant::now() });
+    }
+
     /// Who was heard of, and when; while this region was deaf, nobody fell silent.
     fn series_to_wait_for(&self) -> Vec<(String, Series)> {
         let mut all = self.peers.series();
@@ -73,6 +89,8 @@ impl Region {
 
     fn hear_marker(&self, partition: u32, marker: &Marker, lacks: bool) {
         let mut shared = self.lock();
+        // Before this marker: it tells of what comes behind the hole.
+        let complete_as_of = shared.peers.complete_as_of(&marker.region);
         let heard = shared.peers.hear(partition, marker, Instant::now());
         if heard == Heard::Repeated {
             return;
@@ -90,7 +108,7 @@ impl Region {
                 number = marker.number,
                 "the mirror has a hole: the marker before this one, or records in between, never came"
             );
-            shared.hole = Some((marker.region.clone(), Instant::now()));
+            shared.note_hole(&marker.region, complete_as_of);
         }
     }
 
@@ -109,12 +127,12 @@ impl Region {
     pub fn forget(&self) {
         let mut shared = self.lock();
         shared.peers.take_whole();
-        shared.hole.take_if(|(_, heard)| heard.elapsed() > LATELY);
+        shared.hole.take_if(|hole| hole.heard.elapsed() > LATELY);
     }
 
-    /// The region whose mirror lacks records, once.
-    pub fn take_hole(&self) -> Option<String> {
-        self.lock().hole.take().map(|(region, _)| region)
+    /// What a mirror lacks, once.
+    pub fn take_hole(&self) -> Option<Hole> {
+        self.lock().hole.take()
     }
 
     /// This region's own log does not answer.
@@ -204,12 +222,15 @@ mod tests {
         let region = Region::new(rules("b", None), Health::new().check("region"));
         let (at, mut read) = (TopicPartition::new("a.chat-changes", 0), Read::default());
         let mut hear = |marker: Marker| region.hear(&at, &Ok::<_, ()>(Record::Marker(marker)), &mut read);
-        hear(marker("x", 1));
-        hear(Marker { records: 1, ..marker("x", 2) });
+        let fresh = |number| Marker { partitions: 1, fresh_as_of: Some(marker("x", number).at), ..marker("x", number) };
+        hear(fresh(1));
+        hear(Marker { records: 1, ..fresh(2) });
+        hear(Marker { records: 1, ..fresh(3) });
         region.forget();
-        assert_eq!(region.take_hole(), Some("a".to_owned()));
+        let hole = region.take_hole().expect("a hole");
+        assert_eq!((hole.region.as_str(), hole.complete_as_of), ("a", fresh(1).fresh_as_of), "the first of the two");
         assert_eq!(region.take_hole(), None, "once");
-        region.lock().hole = Some(("a".to_owned(), Instant::now() - 2 * LATELY));
+        region.lock().hole = Some(Hole { heard: Instant::now() - 2 * LATELY, ..hole });
         region.forget();
         assert_eq!(region.take_hole(), None, "whoever led then has looked for one of long ago");
     }

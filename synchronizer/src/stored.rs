@@ -14,17 +14,60 @@ pub enum StoredError {
     /// Not now; it may pass.
     #[error("the copy cannot be read: {0}")]
     Away(String),
-    /// A row holds what no record can: somebody wrote it there, and it will not pass.
     #[error("a row of the copy cannot be read: {0}")]
-    Row(String),
+    Row(#[from] Unreadable),
 }
 
 impl From<sqlx::Error> for StoredError {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Row(error.to_string()),
-            _ => Self::Away(error.to_string()),
+        Self::Away(error.to_string())
+    }
+}
+
+/// A row that holds what no record can: somebody wrote it there, and it will not pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{id}: {why}")]
+pub struct Unreadable {
+    pub id: String,
+    pub why: String,
+}
+
+/// Rows of the copy. One that cannot be read must not hide the others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rows<C> {
+    pub readable: C,
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl<C> Rows<C> {
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn whole(self) -> Result<C, StoredError> {
+        self.unreadable.into_iter().next().map_or(Ok(self.readable), |row| Err(row.into()))
+    }
+
+    /// Those that can be read; somebody must mend the others, `of` this chat or of the chats.
+    pub fn readable(self, of: &str) -> C {
+        for row in &self.unreadable {
+            tracing::error!(of, id = row.id, why = row.why, "a row of the copy cannot be read");
         }
+        metrics::counter!("chat_sync_unreadable_rows_total").increment(self.unreadable.len() as u64);
+        self.readable
+    }
+}
+
+impl<T, C: Default + Extend<T>> FromIterator<Result<T, Unreadable>> for Rows<C> {
+    fn from_iter<I: IntoIterator<Item = Result<T, Unreadable>>>(rows: I) -> Self {
+        let mut all = Self { readable: C::default(), unreadable: Vec::new() };
+        all.extend(rows);
+        all
+    }
+}
+
+impl<T, C: Extend<T>> Extend<Result<T, Unreadable>> for Rows<C> {
+    fn extend<I: IntoIterator<Item = Result<T, Unreadable>>>(&mut self, rows: I) {
+        let Self { readable, unreadable } = self;
+        readable.extend(rows.into_iter().filter_map(|row| row.map_err(|row| unreadable.push(row)).ok()));
     }
 }
 
@@ -77,23 +120,23 @@ where
 #[async_trait]
 pub trait Stored: Send + Sync {
     /// Every chat, by id; deleted ones too.
-    async fn chats(&self) -> Result<BTreeMap<String, Chat>, StoredError>;
+    async fn chats(&self) -> Result<Rows<BTreeMap<String, Chat>>, StoredError>;
 
     /// The ids of all chats, in order; deleted ones too.
     async fn chat_ids(&self) -> Result<Vec<String>, StoredError>;
 
     /// The versions that a chat's messages make as they are stored, by id; deleted ones too. Not the versions that
     /// stand beside them: somebody may have changed a text under its version.
-    async fn versions(&self, chat: &str) -> Result<HashMap<String, Version>, StoredError>;
+    async fn versions(&self, chat: &str) -> Result<Rows<HashMap<String, Version>>, StoredError>;
 
     /// These messages of a chat, whole.
-    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Vec<Message>, StoredError>;
+    async fn messages(&self, chat: &str, ids: &[String]) -> Result<Rows<Vec<Message>>, StoredError>;
 
     /// A chat's row.
     async fn chat(&self, chat: &str) -> Result<Option<Chat>, StoredError>;
 
     /// The next `limit` messages of a chat, by id, that are not erased: what is needed to erase them, and no text.
-    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<Message>, StoredError>;
+    async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Rows<Vec<Message>>, StoredError>;
 
     /// How many versions are kept of messages that are erased; 0 is what it should be.
     async fn erased_versions(&self) -> Result<u64, StoredError>;

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::compare::{Sum, is_living, same};
 use crate::source::{ListAt, Listing, Outcome, Source, waits};
-use crate::stored::Stored;
+use crate::stored::{Rows, Stored};
 use crate::translate::{self, Kind};
 
 /// How many chats are compared at once.
@@ -127,7 +127,8 @@ impl Verify {
 
     /// What each copy has of the chats themselves.
     async fn chats(&self) -> anyhow::Result<Vec<BTreeMap<String, Chat>>> {
-        Ok(try_join_all(self.copies.iter().map(|copy| copy.chats())).await?)
+        let chats = try_join_all(self.copies.iter().map(|copy| copy.chats())).await?;
+        Ok(chats.into_iter().map(Rows::whole).collect::<Result<_, _>>()?)
     }
 
     /// The chats that were served next to what a copy had before, and after.
@@ -197,7 +198,8 @@ impl Verify {
     /// A chat of the source next to each copy's.
     async fn chat(&self, chat: &str) -> anyhow::Result<Vec<Compared>> {
         let versions = try_join_all(self.copies.iter().map(|copy| copy.versions(chat))).await?;
-        let mut sides: Vec<Side> = versions.into_iter().map(Side::new).collect();
+        let mut sides =
+            versions.into_iter().map(|rows| rows.whole().map(Side::new)).collect::<Result<Vec<Side>, _>>()?;
         let (mut there, mut at) = (HashSet::new(), Some(ListAt::messages(chat)));
         while let Some(place) = at {
             let page = self.page(&place).await?;
@@ -226,7 +228,7 @@ impl Verify {
         if compared.source == compared.copy && suspects.is_empty() {
             return Ok(compared);
         }
-        let after = copy.versions(chat).await?;
+        let after = copy.versions(chat).await?.whole()?;
         let records: Vec<Record> = suspects.iter().map(|(_, record)| record.clone()).collect();
         let explained = explained(copy, &records).await?;
         for (id, record) in suspects {

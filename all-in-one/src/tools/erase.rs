@@ -8,7 +8,7 @@ use contract::Timestamp;
 use contract::erasure::{Erasure, Scope, author_hash};
 use contract::topic::RETENTION_MS;
 use synchronizer::erase::Left;
-use synchronizer::stored::Stored;
+use synchronizer::stored::{Stored, StoredError};
 use synchronizer::to_log::ToLog;
 use tokio::time::Instant;
 
@@ -113,11 +113,11 @@ fn rows(count: u64) -> String {
 /// How many rows the copy still has.
 ///
 /// # Errors
-/// If the copy cannot be read.
+/// If the copy cannot be read, or a row of it that may be one of them.
 pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<u64> {
     let (mut left, mut count) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
         count += page.len() as u64;
     }
-    Ok(count)
+    left.unreadable.pop().map_or(Ok(count), |row| Err(StoredError::from(row).into()))
 }

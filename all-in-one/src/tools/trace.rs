@@ -62,11 +62,11 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
 async fn stored(world: &World, args: &Args) -> anyhow::Result<Option<(String, Message)>> {
     let chats = match &args.chat {
         Some(chat) => vec![chat.clone()],
-        None => world.stored.chats().await?.into_keys().collect(),
+        None => world.stored.chats().await?.whole()?.into_keys().collect(),
     };
     let id = std::slice::from_ref(&args.message);
     for chat in chats {
-        if let Some(message) = world.stored.messages(&chat, id).await?.pop() {
+        if let Some(message) = world.stored.messages(&chat, id).await?.whole()?.pop() {
             return Ok(Some((chat, message)));
         }
     }

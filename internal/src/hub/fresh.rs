@@ -5,13 +5,26 @@ use std::collections::BTreeMap;
 use contract::Timestamp;
 use platform::event_log::TopicPartition;
 
+/// Whether changes may be missing in this region, whatever markers say of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Gap {
+    /// Nobody has said it yet.
+    #[default]
+    Unknown,
+    None,
+    Since {
+        /// Up to when nothing is missing; `None` if nobody knows that of any moment.
+        complete_as_of: Option<Timestamp>,
+        reason: String,
+    },
+}
+
 /// When the source was last known to be read to its end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fresh {
     /// By the newest marker of each partition.
     marked: BTreeMap<TopicPartition, Timestamp>,
-    /// While changes may be missing in this region: what was known before that.
-    held: Option<Option<Timestamp>>,
+    pub gap: Gap,
 }
 
 impl Fresh {
@@ -24,14 +37,13 @@ impl Fresh {
         self.marked.remove(at);
     }
 
-    /// Whatever markers say of the source, a region that knows of a gap is no fresher than it was before that.
-    pub fn note_gap<'a>(&mut self, gap: bool, partitions: impl Iterator<Item = &'a TopicPartition>) {
-        self.held = gap.then(|| self.held.unwrap_or_else(|| self.marked(partitions)));
-    }
-
-    /// The newest topic counts, its slowest partition.
+    /// The newest topic counts, its slowest partition; and what a gap leaves of that.
     pub fn as_of<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition>) -> Option<Timestamp> {
-        self.held.unwrap_or_else(|| self.marked(partitions))
+        match self.gap {
+            Gap::Unknown => None,
+            Gap::None => self.marked(partitions),
+            Gap::Since { complete_as_of, .. } => self.marked(partitions).min(complete_as_of),
+        }
     }
 
     fn marked<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition>) -> Option<Timestamp> {
@@ -57,7 +69,7 @@ mod tests {
         let all = ["a.chat-changes", "chat-changes"]
             .map(|topic| [0, 1].map(|partition| TopicPartition::new(topic, partition)))
             .concat();
-        let mut fresh = Fresh::default();
+        let mut fresh = Fresh { gap: Gap::None, ..Fresh::default() };
         for (partition, second) in [(0, 9), (1, 5), (2, 30)] {
             fresh.mark(all[partition].clone(), at(second));
         }
@@ -69,20 +81,28 @@ mod tests {
     }
 
     #[test]
-    fn while_there_is_a_gap_nothing_is_fresher_than_it_was_before_that() {
+    fn a_region_with_a_gap_is_as_old_as_what_it_has_whole() {
         let all = [TopicPartition::new("a.chat-changes", 0)];
         let mut fresh = Fresh::default();
         fresh.mark(all[0].clone(), at(5));
-        for second in 6..9 {
-            fresh.note_gap(true, all.iter());
-            fresh.mark(all[0].clone(), at(second));
-            assert_eq!(fresh.as_of(all.iter()), Some(at(5)));
-        }
-        fresh.note_gap(false, all.iter());
-        assert_eq!(fresh.as_of(all.iter()), Some(at(8)));
-        let mut began_in_it = Fresh::default();
-        began_in_it.note_gap(true, all.iter());
-        began_in_it.mark(all[0].clone(), at(5));
-        assert_eq!(began_in_it.as_of(all.iter()), None, "how old it is nobody knows");
+        let mut with = |complete_as_of: Option<Option<u64>>| {
+            fresh.gap = complete_as_of.map_or(Gap::None, |complete_as_of| Gap::Since {
+                complete_as_of: complete_as_of.map(at),
+                reason: "a hole".into(),
+            });
+            fresh.as_of(all.iter())
+        };
+        assert_eq!(with(None), Some(at(5)));
+        assert_eq!(with(Some(Some(2))), Some(at(2)));
+        assert_eq!(with(Some(Some(7))), Some(at(5)), "what came to this pod counts as well");
+        assert_eq!(with(Some(None)), None);
+    }
+
+    #[test]
+    fn before_anybody_has_said_whether_there_is_a_gap_nobody_knows() {
+        let all = [TopicPartition::new("a.chat-changes", 0)];
+        let mut fresh = Fresh::default();
+        fresh.mark(all[0].clone(), at(5));
+        assert_eq!(fresh.as_of(all.iter()), None);
     }
 }

@@ -38,6 +38,7 @@ use chats::Chats;
 pub use chats::Known;
 use fan_out::Framed;
 use fresh::Fresh;
+pub use fresh::Gap;
 use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
 use pushes::{Early, Given, Name, Pushes, keep_newest, name_of};
@@ -207,9 +208,13 @@ impl Hub {
     }
 
     /// Takes note of whether changes may be missing in this region.
-    pub fn note_gap(&self, gap: bool) {
-        let State { fresh, rings, .. } = &mut *self.lock();
-        fresh.note_gap(gap, rings.keys());
+    pub fn note_gap(&self, gap: Gap) {
+        self.lock().fresh.gap = gap;
+    }
+
+    /// What was said last of whether changes may be missing in this region.
+    pub fn gap(&self) -> Gap {
+        self.lock().fresh.gap.clone()
     }
 
     /// Takes note of a chat's row.

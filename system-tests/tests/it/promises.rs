@@ -223,11 +223,11 @@ async fn l3_a_changed_number_of_partitions_refuses_to_start() {
     assert!(error.contains("chat-changes") && error.contains('5') && error.contains("12"), "{error}");
 }
 
-/// What a leader says of itself: that all is fresh, and whether its own region lacks something.
-async fn says(log: &Kafka, topics: &Topics, gap: bool) {
+/// What a leader says: that all is fresh where it polls, and whether its own region lacks something, and since when.
+async fn says(log: &Kafka, topics: &Topics, gap: Option<Option<Timestamp>>) {
     let agenda = Agenda::default();
-    if gap {
-        agenda.ask("a hole", true);
+    if let Some(complete_as_of) = gap {
+        agenda.ask_since("a hole", complete_as_of);
     }
     let Marker { source, region, leader, number, cursor, settled, at, .. } = marker();
     let key = Some(Checkpoint::key(&source, &region));
@@ -269,17 +269,24 @@ async fn v5_a_region_that_lacks_something_is_not_fresh_whatever_markers_say() {
     let reader = Reader::watch(&pipeline.internal_address);
     let age = || {
         let heartbeat = reader.screen().heartbeats.pop()?;
-        let time = |name: &str| serde_json::from_value::<Timestamp>(heartbeat[name].clone()).ok();
-        Some(time("now")?.since(time("fresh_as_of")?))
+        let time = |name: &str| serde_json::from_value::<Option<Timestamp>>(heartbeat[name].clone()).unwrap();
+        Some(time("fresh_as_of").map(|fresh| time("now").expect("a heartbeat's own time").since(fresh)))
     };
-    let (fresh, old) = (Duration::from_secs(1), Duration::from_secs(5));
-    for gap in [false, true, false] {
+    let hour = Duration::from_secs(3600);
+    let lost_an_hour_ago = Some(Some(Timestamp::now().minus(hour)));
+    let nobody_knows = Some(None);
+    let fresh = |age: Option<Duration>| age.is_some_and(|age| age < Duration::from_secs(1));
+    let old = |age: Option<Duration>| age.is_some_and(|age| age >= hour);
+    let of_unknown_age = |age: Option<Duration>| age.is_none();
+    let says_and_shows: [(_, &dyn Fn(_) -> bool); 4] =
+        [(None, &fresh), (lost_an_hour_ago, &old), (nobody_knows, &of_unknown_age), (None, &fresh)];
+    for (gap, shown) in says_and_shows {
         eventually!(
             {
                 says(&log, &topics, gap).await;
-                age().is_some_and(|age| if gap { age > old } else { age < fresh })
+                age().is_some_and(shown)
             },
-            "a gap: {gap}, and the page is {:?} old",
+            "a gap: {gap:?}, and the page is {:?} old",
             age()
         );
     }

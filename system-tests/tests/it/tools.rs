@@ -68,6 +68,47 @@ async fn verify_names_what_differs_and_reconcile_mends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_cannot_be_read_hide_no_others() {
+    let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let (spoilt, chat) = (vendor.create_chat("Spoilt").await, vendor.create_chat("Not spoilt").await);
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    let equal = tool(&pipeline, &["verify", "--allow-lag", "20s"]).await;
+    assert!(equal.status.success(), "{}", printed(&equal));
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let run = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    run(format!(
+        "UPDATE chats SET version = 'none' WHERE id = '{spoilt}';
+         UPDATE messages SET version = 'none' WHERE id = '{}';
+         DELETE FROM messages WHERE id = '{}'",
+        ids[1], ids[2]
+    ))
+    .await;
+    let unproven = tool(&pipeline, &["verify", "--allow-lag", "1s"]).await;
+    assert!(!unproven.status.success(), "{}", printed(&unproven));
+    assert!(printed(&unproven).contains(&format!("{spoilt}: its version")), "{}", printed(&unproven));
+
+    // The round comes to its end, and what can be mended is.
+    let done = tool(&pipeline, &["reconcile", "--reason", "the test did harm"]).await;
+    assert!(done.status.success(), "{}", printed(&done));
+    let expected = at_the_vendor(&vendor).await;
+    let lost = (chat.clone(), ids[2].clone());
+    eventually!(in_the_copy(&pool).await.get(&lost) == expected.get(&lost), "the row that was lost is back");
+    let unreadable = metrics::value(&pipeline.synchronizer_address, "chat_sync_unreadable_rows_total").await;
+    assert!(unreadable.is_some_and(|rows| rows >= 2.0), "{unreadable:?}");
+
+    run("DELETE FROM chats WHERE version = 'none'; DELETE FROM messages WHERE version = 'none'".into()).await;
+    let done = tool(&pipeline, &["reconcile", "--reason", "somebody took them away"]).await;
+    assert!(done.status.success(), "{}", printed(&done));
+    let equal = tool(&pipeline, &["verify", "--allow-lag", "20s"]).await;
+    assert!(equal.status.success(), "{}", printed(&equal));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_compares_the_copies_of_several_regions_at_once() {
     let Some(pipeline) = Pipeline::start(Options::default()).await else { return };
     let Some(second) = postgres_database().await else { return };

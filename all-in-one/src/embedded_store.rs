@@ -199,14 +199,17 @@ async fn insert_dead_letter(tx: &mut Transaction<'_, Db>, letter: &DeadLetter) -
 }
 
 async fn close_dead_letter(tx: &mut Transaction<'_, Db>, retried: &Retried) -> sqlx::Result<()> {
-    let sql = "UPDATE dead_letters SET state = ?1, note = CASE
+    let sql = "UPDATE dead_letters SET state = ?1,
+            raw = CASE WHEN ?4 THEN '' ELSE raw END, detail = CASE WHEN ?4 THEN '' ELSE detail END,
+            note = CASE WHEN ?4 THEN ?2
             WHEN ?2 IS NULL OR substr(note, -length(?2)) = ?2 THEN note
             WHEN note IS NULL THEN ?2 ELSE note || '; ' || ?2 END
         WHERE digest = ?3";
     sqlx::query(sql)
-        .bind(if retried.failed.is_some() { "open" } else { "resolved" })
+        .bind(retried.state())
         .bind(&retried.failed)
         .bind(&retried.digest)
+        .bind(retried.erased)
         .execute(&mut **tx)
         .await?;
     Ok(())

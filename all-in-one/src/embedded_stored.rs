@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
+use contract::erasure::quoted;
 use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
 use synchronizer::postgres_stored::{
     ChatRow, MessageRow, RetryRow, chat_from, message_from, request_from, retry_from, versions_from,
 };
-use synchronizer::stored::{Request, Retry, Rows, Stored, StoredError};
+use synchronizer::stored::{HeldLetter, Request, Retry, Rows, Stored, StoredError};
 
 use crate::embedded_store::EmbeddedStore;
 
@@ -82,6 +83,14 @@ impl Stored for EmbeddedStore {
         .fetch_all(&self.db.read)
         .await?;
         Ok(known.into_iter().collect())
+    }
+
+    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
+        let query = "SELECT digest, record_key, raw FROM dead_letters WHERE raw <> '' AND digest > ?3 \
+                     AND (instr(raw, ?2) > 0 OR record_key = ?1 OR instr(record_key, ?1 || '/') = 1) \
+                     ORDER BY digest LIMIT ?4";
+        let query = sqlx::query_as(query).bind(chat).bind(quoted(chat)).bind(after).bind(limit);
+        Ok(query.fetch_all(&self.db.read).await?)
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {

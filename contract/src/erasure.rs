@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::record::{Record, Rejected};
+use crate::record::Record;
 use crate::row::Message;
 use crate::time::Timestamp;
 
@@ -74,16 +74,44 @@ impl Erasure {
             }
     }
 
-    /// Whether an item that nobody understands names what is erased. An author's name is not known here.
-    fn is_named_in(&self, rejected: &Rejected) -> bool {
-        let names = |id: &str| rejected.raw.contains(&serde_json::Value::from(id).to_string());
-        names(&self.chat_id)
+    /// Whether what nobody understands is about what is erased: whether it names it, as JSON does, or has its key.
+    pub fn is_named_in(&self, raw: &str, key: Option<&str>) -> bool {
+        let names = |id: &str| raw.contains(&quoted(id));
+        let about = |id: &str| key.and_then(|key| key.strip_prefix(&self.chat_id)?.strip_prefix('/')) == Some(id);
+        let is_of_chat = names(&self.chat_id)
+            || key
+                .and_then(|key| key.strip_prefix(&self.chat_id))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        is_of_chat
             && match &self.scope {
                 Scope::Chat => true,
-                Scope::Message { message_id } => names(message_id),
-                Scope::Author { .. } => false,
+                Scope::Message { message_id } => names(message_id) || about(message_id),
+                Scope::Author { author_hash: erased } => {
+                    let is_author = |text: String| author_hash(&self.chat_id, &text) == *erased;
+                    !self.is_younger(raw) && strings(raw).any(is_author)
+                }
             }
     }
+
+    /// Whether it says that it was created after the erasure.
+    fn is_younger(&self, raw: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Created {
+            created_at: Timestamp,
+        }
+        serde_json::from_str::<Created>(raw).is_ok_and(|item| item.created_at > self.erased_at)
+    }
+}
+
+/// An id as it stands in JSON.
+pub fn quoted(id: &str) -> String {
+    serde_json::Value::from(id).to_string()
+}
+
+/// Whatever stands between two quotes, in JSON that may be damaged or cut.
+fn strings(raw: &str) -> impl Iterator<Item = String> {
+    let from = raw.match_indices('"').map(|(at, _)| &raw[at..]);
+    from.filter_map(|from| serde_json::Deserializer::from_str(from).into_iter().next()?.ok())
 }
 
 /// All erasures, by chat.
@@ -127,7 +155,7 @@ impl ErasureSet {
         match record {
             Record::Message(message) => !message.is_erased() && self.covers_message(message),
             Record::Chat(chat) => !chat.is_erased() && self.covers_chat(&chat.id),
-            Record::Rejected(rejected) => self.iter().any(|erasure| erasure.is_named_in(rejected)),
+            Record::Rejected(rejected) => self.iter().any(|erasure| erasure.is_named_in(&rejected.raw, None)),
             Record::Marker(_) => false,
         }
     }

@@ -346,6 +346,9 @@ pub fn is_digest(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// The reason of [`Rejected::erased`].
+pub const ERASED_REASON: &str = "erased";
+
 impl Rejected {
     /// Whether the store can hold it.
     fn check(&self) -> Result<(), Invalid> {
@@ -353,6 +356,11 @@ impl Rejected {
             return Err(Invalid::BadShape("a rejected item without a digest or a reason".into()));
         }
         nul_free([&self.reason, &self.detail, &self.raw].into_iter().map(String::as_str))
+    }
+
+    /// Says of a dead letter that another try of it would bring what was erased: nothing of it may be left.
+    pub fn erased(source: &str) -> Self {
+        Self::new(source, ERASED_REASON, "it was erased", b"")
     }
 
     /// Makes the record of an item that could not be understood.

@@ -39,8 +39,8 @@ impl Retries {
                 }
                 let mut record = again(source, &retry, Timestamp::now());
                 if self.erasures.set().bars(&record) {
-                    // The writer says so in the letter; else it would be asked for again and again.
-                    record = Record::Rejected(Rejected::new(source, "erased", "it was erased", b""));
+                    // The writer says so in the letter, and empties it; else it would be asked for again and again.
+                    record = Record::Rejected(Rejected::erased(source));
                 }
                 match self.to_log.append_retry(&record, &retry.digest).await {
                     Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),

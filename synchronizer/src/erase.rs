@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::Record;
 use contract::erasure::{Erasure, Scope};
+use contract::{Record, Rejected};
+use platform::event_log::LogError;
 use platform::retry;
 
 use crate::append::Appender;
@@ -19,6 +20,8 @@ use crate::to_log::ToLog;
 
 /// How many rows are read and appended at once.
 const PAGE: u32 = 1000;
+/// How many dead letters, which may be long.
+const LETTERS: u32 = 20;
 /// How often it is looked whether the copy has what was appended before.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a region that stands by leaves the work to the one that polls: what that one appends comes through the mirror.
@@ -26,6 +29,7 @@ const LEAVE: Duration = Duration::from_secs(30);
 
 /// The routine.
 pub struct Erase {
+    pub source: String,
     pub stored: Arc<dyn Stored>,
     pub appender: Appender,
     pub to_log: ToLog,
@@ -62,12 +66,8 @@ impl Erase {
     /// Takes what was asked for in another region into this one's log too: whichever region is lost, no erasure is. Two that take
     /// them from each other end when both have them.
     async fn keep_here(&self) {
-        let mut waits = retry::reconnecting();
         for erasure in self.erasures.elsewhere_only() {
-            while let Err(error) = self.to_log.ask_to_erase(&erasure).await {
-                tracing::warn!(%error, "an erasure of another region waits for the log");
-                tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
-            }
+            until_taken(|| self.to_log.ask_to_erase(&erasure)).await;
         }
     }
 
@@ -89,6 +89,11 @@ impl Erase {
             erased += rows.len();
             // That the same was appended before says nothing of a store that has it no more.
             self.appender.append_new(rows, Some(Instant::now())).await;
+        }
+        for digest in letters_left(&*self.stored, erasure).await? {
+            let gone = Record::Rejected(Rejected::erased(&self.source));
+            until_taken(|| self.to_log.append_retry(&gone, &digest)).await;
+            metrics::counter!("chat_sync_erased_letters_total").increment(1);
         }
         // Whether they are covered nobody can tell; `verify --erased` names them too.
         Rows { readable: (), unreadable: left.unreadable }.readable(&erasure.chat_id);
@@ -117,8 +122,35 @@ impl Erase {
     }
 }
 
+/// Tries until the log has it.
+async fn until_taken<F>(append: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), LogError>>,
+{
+    let mut waits = retry::reconnecting();
+    while let Err(error) = append().await {
+        tracing::warn!(%error, "an erasure waits for the log");
+        tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
+    }
+}
+
 fn waits_for_the_copy(error: StoredError) {
     tracing::debug!(%error, "erasing waits for the copy");
+}
+
+/// The dead letters that still hold something of it: what nobody understood never was a row. By digest.
+///
+/// # Errors
+/// If the copy cannot be read.
+pub async fn letters_left(stored: &dyn Stored, erasure: &Erasure) -> Result<Vec<String>, StoredError> {
+    let (mut left, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = stored.letters_about(&erasure.chat_id, &after, LETTERS).await?;
+        let Some(last) = page.last() else { return Ok(left) };
+        after = last.digest.clone();
+        let about = page.into_iter().filter(|letter| erasure.is_named_in(&letter.raw, letter.record_key.as_deref()));
+        left.extend(about.map(|letter| letter.digest));
+    }
 }
 
 /// What the copy still has of an erasure's rows, page by page, as the records that erase them.

@@ -141,6 +141,7 @@ impl Leader {
     pub async fn lead(&self, stop: &Stop) {
         let slow = Budgeted::new(self.world.source.clone(), self.world.settings.reconcile_budget);
         let erase = Arc::new(Erase {
+            source: self.world.settings.source.clone(),
             stored: self.world.stored.clone(),
             appender: self.appender.clone(),
             to_log: self.world.to_log.clone(),

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use contract::erasure::quoted;
 use contract::row::Stamp;
 use contract::{Chat, Message, Timestamp, Version};
 use futures::{Stream, TryStreamExt};
 use platform::event_log::TopicPartition;
 use sqlx::PgPool;
 
-use crate::stored::{Request, Retry, Rows, Stored, StoredError, Unreadable};
+use crate::stored::{HeldLetter, Request, Retry, Rows, Stored, StoredError, Unreadable};
 
 /// How long one answer may take: longer than the server lets a statement run. One that went without a word would hold
 /// up the comparison for ever.
@@ -157,6 +158,11 @@ impl Stored for PostgresStored {
         let query = "SELECT digest FROM dead_letters WHERE digest = ANY($1) AND state <> 'resolved'";
         let rows: Vec<String> = in_time(sqlx::query_scalar(query).bind(digests).fetch_all(&self.pool)).await?;
         Ok(rows.into_iter().collect())
+    }
+
+    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
+        let query = sqlx::query_as(include_str!("../queries/letters_about.sql")).bind(chat).bind(quoted(chat));
+        in_time(query.bind(after).bind(i64::from(limit)).fetch_all(&self.pool)).await
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {

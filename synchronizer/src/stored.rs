@@ -84,6 +84,16 @@ pub struct Retry {
     pub raw: String,
 }
 
+/// What a dead letter holds.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct HeldLetter {
+    pub digest: String,
+    /// Of the record that it is of.
+    pub record_key: Option<String>,
+    /// An item of the source or a record of the log, cut to 256 KiB.
+    pub raw: String,
+}
+
 /// A reconcile that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -143,6 +153,10 @@ pub trait Stored: Send + Sync {
 
     /// Which of these digests are in the dead letters, whatever became of them.
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError>;
+
+    /// The next `limit` dead letters, by digest, that still hold something, and name a chat as JSON does or have its key, or that of
+    /// a row in it.
+    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError>;
 
     /// The next offset that is applied, by partition.
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError>;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use contract::record::{RETRY_HEADER, is_digest};
+use contract::erasure::quoted;
+use contract::record::{ERASED_REASON, RETRY_HEADER, is_digest};
 use contract::{Chat, Marker, Message, Record, Row, RowKey, Timestamp};
 use platform::event_log::{LogRecord, Progress, TopicPartition};
 use xxhash_rust::xxh3::xxh3_64;
@@ -36,8 +37,7 @@ pub struct Erased {
 impl Erased {
     /// How its ids stand in raw JSON: what names both is about it.
     pub fn names(&self) -> (String, Option<String>) {
-        let quoted = |text: &String| serde_json::Value::from(text.as_str()).to_string();
-        (quoted(&self.chat_id), self.id.as_ref().map(quoted))
+        (quoted(&self.chat_id), self.id.as_deref().map(quoted))
     }
 }
 
@@ -71,6 +71,28 @@ pub struct Retried {
     pub digest: String,
     /// Why it stays one; `None` if it was applied.
     pub failed: Option<String>,
+    /// Whether it was erased: then nothing may be left of what it holds.
+    pub erased: bool,
+}
+
+impl Retried {
+    fn new(digest: &str, fate: &Fate) -> Self {
+        let (failed, erased) = match fate {
+            Fate::DeadLetter(letter) if letter.reason == ERASED_REASON => (Some(letter.reason.clone()), true),
+            Fate::DeadLetter(letter) => (Some(format!("tried again: {}: {}", letter.reason, letter.detail)), false),
+            Fate::Row(_) | Fate::Marker(_) => (None, false),
+        };
+        Self { digest: digest.to_owned(), failed, erased }
+    }
+
+    /// What the letter is from now on.
+    pub fn state(&self) -> &'static str {
+        match (&self.failed, self.erased) {
+            (_, true) => "discarded",
+            (Some(_), false) => "open",
+            (None, false) => "resolved",
+        }
+    }
 }
 
 /// A record that is not applied, and why.
@@ -198,11 +220,7 @@ pub fn collapse(records: &[(LogRecord, Fate)], from: &BTreeMap<TopicPartition, P
             Fate::Marker(_) => {}
         }
         if let Some(digest) = retried_letter(record) {
-            let failed = match fate {
-                Fate::DeadLetter(letter) => Some(format!("tried again: {}: {}", letter.reason, letter.detail)),
-                Fate::Row(_) | Fate::Marker(_) => None,
-            };
-            retried.insert(digest, Retried { digest: digest.to_owned(), failed });
+            retried.insert(digest, Retried::new(digest, fate));
         }
         moves.insert(&record.at, Progress { next_offset: record.offset + 1, last: record.fingerprint() });
     }
@@ -290,7 +308,7 @@ mod tests {
         };
         let of = |record| collapse(&fates(vec![record]), &BTreeMap::new());
         let applied = of(again(0, None, digest));
-        assert_eq!(applied.retried, [Retried { digest: digest.into(), failed: None }]);
+        assert_eq!(applied.retried, [Retried { digest: digest.into(), failed: None, erased: false }]);
         let failed = of(again(0, Some(b"\xff"), digest));
         assert!(failed.dead_letters.is_empty(), "it is one already");
         assert!(failed.retried[0].failed.as_ref().is_some_and(|why| why.starts_with("tried again: bad_utf8: ")));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use contract::record::RETRY_HEADER;
 use contract::row::unstamped;
 use contract::{Chat, Message, Record, Rejected, Stamp, Timestamp};
 use platform::event_log::{LogRecord, Progress, TopicPartition};
@@ -39,6 +40,7 @@ macro_rules! store_suite {
             one_partition_that_missed_rolls_back_the_whole_batch,
             progress_begins_once_only,
             a_dead_letter_is_kept_once,
+            a_dead_letter_that_was_erased_holds_nothing_any_more,
             what_is_erased_leaves_neither_history_nor_raw_text,
             a_version_of_what_was_erased_is_not_kept_however_late_it_comes,
             migrating_again_changes_nothing,
@@ -238,6 +240,19 @@ pub async fn what_is_erased_leaves_neither_history_nor_raw_text(store: Subject) 
     apply(&store, &batch(&at(0), Some(4), &[chat])).await;
     assert_eq!(store.chats().await, BTreeMap::from([("c".into(), None)]));
     assert!(store.dead_letters().await.iter().all(|(_, raw)| raw.is_empty()), "what names the chat is about it");
+}
+
+pub async fn a_dead_letter_that_was_erased_holds_nothing_any_more(store: Subject) {
+    let letter = Record::Rejected(Rejected::new("external", "malformed", "about secrets", b"a secret"));
+    let garbage = batch(&at(0), None, std::slice::from_ref(&letter));
+    let digest = garbage.dead_letters[0].digest.clone();
+    apply(&store, &garbage).await;
+    let mut erased = record_of(&at(0), 1, &Record::Rejected(Rejected::erased("external")));
+    erased.headers.push((RETRY_HEADER.to_owned(), digest));
+    let fate = fate(&erased);
+    let from = BTreeMap::from([(at(0), Progress { next_offset: 1, last: garbage.moves[0].to.last })]);
+    apply(&store, &collapse(&[(erased, fate)], &from)).await;
+    assert_eq!(store.dead_letters().await, [("malformed".to_owned(), String::new())]);
 }
 
 pub async fn a_version_of_what_was_erased_is_not_kept_however_late_it_comes(store: Subject) {

@@ -202,8 +202,9 @@ async fn close_dead_letters(tx: &mut PgTransaction<'_>, retried: &[Retried]) -> 
     }
     sqlx::query(include_str!("../queries/close_dead_letters.sql"))
         .bind(column(retried, |letter| letter.digest.as_str()))
-        .bind(column(retried, |letter| if letter.failed.is_some() { "open" } else { "resolved" }))
+        .bind(column(retried, Retried::state))
         .bind(column(retried, |letter| letter.failed.as_deref()))
+        .bind(column(retried, |letter| letter.erased))
         .execute(&mut **tx)
         .await?;
     Ok(())

@@ -1,5 +1,6 @@
 //! `chat-sync erase`.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::bail;
 use contract::Timestamp;
 use contract::erasure::{Erasure, Scope, author_hash};
 use contract::topic::RETENTION_MS;
-use synchronizer::erase::Left;
+use synchronizer::erase::{Left, letters_left};
 use synchronizer::stored::{Stored, StoredError};
 use synchronizer::to_log::ToLog;
 use tokio::time::Instant;
@@ -45,38 +46,34 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let (what, erasure) = (what(&args), erasure(args));
     let before = left(&*world.stored, &erasure).await?;
     if dry_run {
-        println!("{what}: {} would be erased; nothing was done", rows(before));
+        println!("{what}: {before} would be erased; nothing was done");
         return Ok(ExitCode::SUCCESS);
     }
     let to_log = ToLog::open(&world.settings, world.log.clone()).await?;
     to_log.ask_to_erase(&erasure).await?;
     println!("{what}: asked for; no synchronizer that has read this appends any of it any more");
     if no_wait {
-        println!(
-            "the leading synchronizer erases {}; `chat-sync verify --erased` tells when that is done",
-            rows(before)
-        );
+        println!("the leading synchronizer erases {before}; `chat-sync verify --erased` tells when that is done");
         return Ok(ExitCode::SUCCESS);
     }
     let (mut last, mut since) = (before, Instant::now());
-    while last > 0 {
+    while last != Remains::default() {
         tokio::time::sleep(LOOK).await;
         let now = left(&*world.stored, &erasure).await?;
         if now != last {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() > PATIENCE {
             bail!(
-                "{} are still there and nothing has come of it for {PATIENCE:?}; it is done when a synchronizer leads and a writer stores",
-                rows(last)
+                "{last} are still there and nothing has come of it for {PATIENCE:?}; it is done when a synchronizer leads and a writer stores"
             );
         }
     }
-    if before == 0 {
+    if before == Remains::default() {
         println!("this copy has no row of it now; what comes from now on is kept out");
         println!("is the id right? An erasure cannot be taken back");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("erased {} from this copy, with their history", rows(before));
+    println!("erased {before} from this copy, with their history");
     println!("Kafka forgets what it holds of them by {}", forgotten_by(&erasure));
     Ok(ExitCode::SUCCESS)
 }
@@ -106,18 +103,38 @@ fn erasure(args: Args) -> Erasure {
     Erasure { chat_id: args.chat, scope, erased_at: Timestamp::now() }
 }
 
-fn rows(count: u64) -> String {
-    format!("{count} row{}", if count == 1 { "" } else { "s" })
+/// What a copy still has of an erasure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remains {
+    pub rows: u64,
+    /// Dead letters that hold something of it.
+    pub letters: u64,
 }
 
-/// How many rows the copy still has.
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let several = |count| if count == 1 { "" } else { "s" };
+        let Self { rows, letters } = *self;
+        write!(f, "{rows} row{}", several(rows))?;
+        if letters > 0 {
+            write!(f, " and {letters} dead letter{}", several(letters))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the copy still has.
 ///
 /// # Errors
 /// If the copy cannot be read, or a row of it that may be one of them.
-pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<u64> {
-    let (mut left, mut count) = (Left::of(stored, erasure), 0);
+pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Remains> {
+    let (mut left, mut rows) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
-        count += page.len() as u64;
+        rows += page.len() as u64;
     }
-    left.unreadable.pop().map_or(Ok(count), |row| Err(StoredError::from(row).into()))
+    if let Some(row) = left.unreadable.pop() {
+        return Err(StoredError::from(row).into());
+    }
+    let letters = letters_left(stored, erasure).await?.len() as u64;
+    Ok(Remains { rows, letters })
 }

@@ -122,8 +122,9 @@ impl FromStr for Other {
 struct Remains<'a> {
     #[serde(flatten)]
     erasure: &'a Erasure,
-    /// Rows that the copy still has.
+    /// Rows that the copy still has, and dead letters that still hold something of it.
     rows_left: u64,
+    letters_left: u64,
     /// When the log has forgotten what was appended before.
     log_forgets_by: Timestamp,
 }
@@ -131,12 +132,13 @@ struct Remains<'a> {
 async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     for erasure in erasures.iter() {
-        let rows_left = left(&*world.stored, erasure).await?;
-        all.push(Remains { erasure, rows_left, log_forgets_by: forgotten_by(erasure) });
+        let left = left(&*world.stored, erasure).await?;
+        let (rows_left, letters_left) = (left.rows, left.letters);
+        all.push(Remains { erasure, rows_left, letters_left, log_forgets_by: forgotten_by(erasure) });
     }
     all.sort_by_key(|remains| (remains.erasure.erased_at, remains.erasure.key()));
     let versions = world.stored.erased_versions().await?;
-    let clean = versions == 0 && all.iter().all(|remains| remains.rows_left == 0);
+    let clean = versions == 0 && all.iter().all(|remains| (remains.rows_left, remains.letters_left) == (0, 0));
     if json {
         println!("{}", serde_json::to_string_pretty(&json!({ "erasures": all, "versions_left": versions }))?);
     } else {
@@ -154,7 +156,7 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
 }
 
 fn print_remains(remains: &Remains<'_>) {
-    let Remains { erasure, rows_left, log_forgets_by } = remains;
+    let Remains { erasure, rows_left, letters_left, log_forgets_by } = remains;
     let what = match &erasure.scope {
         Scope::Chat => String::new(),
         Scope::Message { message_id } => format!(", message {message_id}"),
@@ -166,7 +168,11 @@ fn print_remains(remains: &Remains<'_>) {
     } else {
         "Kafka has forgotten it".to_owned()
     };
-    let left = if *rows_left == 0 { "no row left".to_owned() } else { format!("{rows_left} rows LEFT") };
+    let left = match (rows_left, letters_left) {
+        (0, 0) => "no row left".to_owned(),
+        (rows, 0) => format!("{rows} rows LEFT"),
+        (rows, letters) => format!("{rows} rows and {letters} dead letters LEFT"),
+    };
     println!("  {left}; {log}");
 }
 

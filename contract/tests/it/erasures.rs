@@ -75,6 +75,27 @@ fn what_nobody_understands_is_barred_if_it_names_what_is_erased() {
 }
 
 #[test]
+fn what_nobody_understands_is_an_authors_if_it_has_the_name_between_quotes() {
+    let by_ada = Erasure { chat_id: "c".into(), ..of_author("ada", LATER) };
+    let erased = Erasure { scope: Scope::Author { author_hash: author_hash("c", "ada \"x\"") }, ..by_ada };
+    let names = |raw: &str| erased.is_named_in(raw, None);
+    assert!(names(r#"{"chat_id":"c","id":"m","author":"ada \"x\"","text":7}"#));
+    assert!(names(r#"{"chat_id":"c","author":"ada \"x\"","text":"cut in the mid"#), "it may be damaged");
+    assert!(!names(r#"{"chat_id":"d","author":"ada \"x\""}"#), "another chat's");
+    assert!(!names(r#"{"chat_id":"c","author":"bob","text":"ada"}"#));
+    let written = |at: &str| names(&format!(r#"{{"chat_id":"c","author":"ada \"x\"","created_at":"{at}"}}"#));
+    assert!(written("2029-12-31T23:59:59Z") && !written("2030-01-01T00:00:01Z"), "who comes back is not silenced");
+}
+
+#[test]
+fn what_cannot_be_read_is_known_by_its_key() {
+    let of = |scope: Scope, key: &str| erasure("c", scope, LATER).is_named_in("garbage", Some(key));
+    assert!(of(Scope::Chat, "c") && of(Scope::Chat, "c/m") && !of(Scope::Chat, "cc") && !of(Scope::Chat, "d/c"));
+    let message = || Scope::Message { message_id: "m".into() };
+    assert!(of(message(), "c/m") && !of(message(), "c") && !of(message(), "c/mm") && !of(message(), "d/m"));
+}
+
+#[test]
 fn of_two_erasures_of_the_same_the_later_one_counts() {
     let (early, late) = (of_author("ada", EARLIER), of_author("ada", LATER));
     assert_eq!(early.key(), late.key());

@@ -5,6 +5,7 @@ use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use platform::testing::server;
+use serde_json::json;
 use sqlx::PgPool;
 use system_tests::browser::Browser;
 use system_tests::metrics;
@@ -140,6 +141,64 @@ async fn an_author_is_erased_up_to_now_and_a_chat_for_good() {
     assert_eq!(title, None);
     verifies(&pipeline).await;
     does(&pipeline, &["verify", "--erased"]).await;
+}
+
+/// The dead letter that names this id, as (state, what it holds).
+async fn letter(pool: &PgPool, digest: &str) -> (String, String) {
+    let query = "SELECT state, raw || detail FROM dead_letters WHERE digest = $1";
+    sqlx::query_as(query).bind(digest).fetch_one(pool).await.expect("a letter")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_understood_is_erased_too() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let chat = vendor.create_chat("With secrets").await;
+    vendor.misbehave(json!({ "strange_text": { "kinds": ["nul"] } })).await;
+    let mut letters = Vec::new();
+    for author in ["Bob", "Ada", "Eve"] {
+        let id = vendor.post_as(author, &chat, "a secret").await;
+        let named = async || {
+            let query = "SELECT digest FROM dead_letters WHERE position($1 IN raw) > 0";
+            sqlx::query_scalar::<_, String>(query).bind(&id).fetch_optional(&pool).await.unwrap()
+        };
+        eventually!(named().await.is_some(), "it is a dead letter");
+        letters.push((id.clone(), named().await.unwrap()));
+    }
+    vendor.misbehave(json!({})).await;
+    let [(_, by_bob), (of_ada, by_ada), (of_eve, by_eve)] = &letters[..] else { unreachable!() };
+    let gone = ("discarded".to_owned(), String::new());
+
+    let said = does(&pipeline, &["erase", "--chat", &chat, "--author", "Bob", "--dry-run"]).await;
+    assert!(said.contains("0 rows and 1 dead letter would be erased; nothing was done"), "{said}");
+    assert_ne!(letter(&pool, by_bob).await, gone);
+    does(&pipeline, &["erase", "--chat", &chat, "--author", "Bob"]).await;
+    assert_eq!(letter(&pool, by_bob).await, gone);
+    does(&pipeline, &["erase", "--chat", &chat, "--message", of_ada]).await;
+    assert_eq!(letter(&pool, by_ada).await, gone);
+    assert!(letter(&pool, by_eve).await.1.contains(of_eve), "and nothing else");
+
+    // One that somebody wants to be tried again is not.
+    pipeline.synchronizer.kill();
+    let run = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    run(format!("UPDATE dead_letters SET state = 'retry' WHERE digest = '{by_eve}'")).await;
+    does(&pipeline, &["erase", "--chat", &chat, "--message", of_eve, "--no-wait"]).await;
+    let left = tool(&pipeline, &["verify", "--erased"]).await;
+    assert_eq!(left.status.code(), Some(1), "{}", printed(&left));
+    assert!(printed(&left).contains("0 rows and 1 dead letters LEFT"), "{}", printed(&left));
+    pipeline.synchronizer.start_again();
+    eventually!(letter(&pool, by_eve).await == gone, "it is emptied");
+
+    // An older copy is restored.
+    let raw = format!(r#""{chat}" "{of_eve}""#);
+    run(format!("UPDATE dead_letters SET raw = '{raw}', state = 'open' WHERE digest = '{by_eve}'")).await;
+    does(&pipeline, &["reconcile"]).await;
+    eventually!(letter(&pool, by_eve).await == gone, "and once more");
+    let said = does(&pipeline, &["verify", "--erased"]).await;
+    assert!(said.contains("3 erasures; nothing is left of them in this copy"), "{said}");
+    verifies(&pipeline).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

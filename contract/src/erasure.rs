@@ -63,15 +63,18 @@ impl Erasure {
 
     /// Whether a message is among what is erased; its text, its version and its other times do not matter.
     pub fn covers(&self, message: &Message) -> bool {
-        message.chat_id == self.chat_id
-            && match &self.scope {
-                Scope::Chat => true,
-                Scope::Message { message_id } => message.id == *message_id,
-                Scope::Author { author_hash: erased } => {
-                    message.created_at <= self.erased_at
-                        && message.author.as_ref().is_some_and(|author| author_hash(&self.chat_id, author) == *erased)
-                }
+        message.chat_id == self.chat_id && self.covers_of_chat(Written::of(message))
+    }
+
+    fn covers_of_chat(&self, message: Written<'_>) -> bool {
+        match &self.scope {
+            Scope::Chat => true,
+            Scope::Message { message_id } => message.id == *message_id,
+            Scope::Author { author_hash: erased } => {
+                message.created_at <= self.erased_at
+                    && message.author.is_some_and(|author| author_hash(&self.chat_id, author) == *erased)
             }
+        }
     }
 
     /// Whether what nobody understands is about what is erased: whether it names it, as JSON does, or has its key.
@@ -114,6 +117,20 @@ fn strings(raw: &str) -> impl Iterator<Item = String> {
     from.filter_map(|from| serde_json::Deserializer::from_str(from).into_iter().next()?.ok())
 }
 
+/// What of a message an erasure is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    pub id: &'a str,
+    pub author: Option<&'a str>,
+    pub created_at: Timestamp,
+}
+
+impl<'a> Written<'a> {
+    fn of(message: &'a Message) -> Self {
+        Self { id: &message.id, author: message.author.as_deref(), created_at: message.created_at }
+    }
+}
+
 /// All erasures, by chat.
 #[derive(Debug, Clone, Default)]
 pub struct ErasureSet(HashMap<String, Vec<Erasure>>);
@@ -142,7 +159,12 @@ impl ErasureSet {
 
     /// Whether a message is among what is erased.
     pub fn covers_message(&self, message: &Message) -> bool {
-        self.of(&message.chat_id).any(|erasure| erasure.covers(message))
+        self.covers(&message.chat_id, Written::of(message))
+    }
+
+    /// The same, by what is known of it.
+    pub fn covers(&self, chat: &str, message: Written<'_>) -> bool {
+        self.of(chat).any(|erasure| erasure.covers_of_chat(message))
     }
 
     /// Whether a whole chat is.

@@ -268,7 +268,10 @@ impl FromLog {
     /// What cannot be understood is the writer's to dead-letter; here it is passed over.
     fn understand(&self, at: &TopicPartition, record: Option<Record>) -> Item {
         match record {
-            Some(Record::Message(message)) => Item::Message((&message).into()),
+            Some(Record::Message(message)) => {
+                let row: ShownMessage = (&message).into();
+                if self.hub.hides(&row) { Item::Other } else { Item::Message(row) }
+            }
             Some(Record::Chat(chat)) => {
                 self.hub.put_chat(&chat);
                 Item::Other

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use contract::erasure::Written;
 use contract::{Timestamp, Version};
 use serde::Serialize;
 
@@ -27,6 +28,13 @@ pub struct Hit {
     pub created_at: Timestamp,
     /// The text around the words, in pieces; those that were looked for are marked.
     pub snippet: Vec<Piece>,
+}
+
+impl Hit {
+    /// What an erasure is judged by.
+    pub fn written(&self) -> Written<'_> {
+        Written { id: &self.id, author: self.author.as_deref(), created_at: self.created_at }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,6 +4,7 @@ pub mod access;
 pub mod breaker;
 pub mod config;
 pub mod copy;
+pub mod erasures;
 pub mod from_log;
 pub mod gaps;
 pub mod gate;
@@ -40,7 +41,6 @@ use breaker::Breaker;
 pub use config::{Config, Settings};
 use copy::ChatCopy;
 use from_log::FromLog;
-use gaps::Gaps;
 use gate::Gate;
 use history::History;
 use hub::Hub;
@@ -92,12 +92,13 @@ pub async fn run(settings: Settings, world: World, health: Health, door: Door, s
             ended = from_log.run() => ended,
         }
     });
-    let gaps = Gaps::new(&settings, world.log.clone(), hub.clone());
-    let following = stop.clone();
-    parts.spawn("gaps", async move {
+    let (log, pod, following) = (world.log.clone(), hub.clone(), stop.clone());
+    let (of_pod, erasures) = (settings.clone(), health.check("erasures"));
+    parts.spawn("follow", async move {
         tokio::select! {
             () = following.cancelled() => {}
-            () = gaps.follow() => {}
+            () = gaps::follow(&of_pod, log.clone(), &pod) => {}
+            () = erasures::follow(&of_pod, log.clone(), &pod, erasures) => {}
         }
         Ok(())
     });

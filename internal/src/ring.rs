@@ -71,9 +71,9 @@ impl Ring {
         }
     }
 
-    /// Nothing of a message may be left: it was erased.
-    pub fn erase(&mut self, chat: &str, message: &str) {
-        let is_it = |row: &ShownMessage| row.chat_id == chat && row.id == message && !row.version.is_erased();
+    /// Nothing of some messages may be left, but that they were erased.
+    pub fn erase(&mut self, are_meant: impl Fn(&ShownMessage) -> bool) {
+        let is_it = |row: &ShownMessage| !row.version.is_erased() && are_meant(row);
         for entry in self.entries.iter_mut().filter(|entry| entry.row.as_ref().is_some_and(is_it)) {
             self.bytes -= entry.row.take().map_or(0, |row| row.weight());
         }
@@ -197,7 +197,7 @@ mod tests {
         let erased = ShownMessage { text: None, ..row("c", "c", &format!("ffffffff{}", &version(1)[8..])) };
         ring.push(15, of(15), Item::Message(erased));
         let before = ring.bytes;
-        ring.erase("c", "c");
+        ring.erase(|row| row.id == "c");
         let left = |from| ring.rows("c", from).map(|row| (row.id.as_str(), row.text.is_some())).collect::<Vec<_>>();
         assert_eq!(left(0), [("a", true), ("c", false)]);
         assert!(ring.bytes < before && (ring.start(), ring.end()) == (10, 16), "the offsets stay");

@@ -1,5 +1,6 @@
 //! Rows as browsers see them.
 
+use contract::erasure::Written;
 use contract::{Chat, Message, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,11 @@ impl ShownMessage {
     /// About how many bytes it takes in memory.
     pub fn weight(&self) -> usize {
         200 + self.text.as_ref().map_or(0, String::len) + self.chat_id.len() + self.id.len()
+    }
+
+    /// What an erasure is judged by.
+    pub fn written(&self) -> Written<'_> {
+        Written { id: &self.id, author: self.author.as_deref(), created_at: self.created_at }
     }
 
     /// The order on a page: by time, then by id.

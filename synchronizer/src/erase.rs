@@ -68,6 +68,7 @@ impl Erase {
     async fn keep_here(&self) {
         for erasure in self.erasures.elsewhere_only() {
             until_taken(|| self.to_log.ask_to_erase(&erasure)).await;
+            self.erasures.note_here(erasure);
         }
     }
 

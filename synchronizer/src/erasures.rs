@@ -1,17 +1,18 @@
 //! What must never be appended again, as far as this process has read it: here and from the other regions.
 
-use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use contract::Topics;
 use contract::erasure::{Erasure, ErasureSet};
-use platform::event_log::{Event, EventLog, LogError, LogRecord};
+use platform::event_log::follow::Told;
+use platform::event_log::{EventLog, LogError, LogRecord};
 use platform::retry;
 use tokio::sync::watch;
 
 use crate::config::Settings;
-use crate::to_log::{Positions, ToLog};
+use crate::to_log::ToLog;
 
 /// The erasures, kept up to date by [`Erasures::follow`].
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Erasures {
     set: RwLock<ErasureSet>,
     /// Those of them that stand in this region's own topic.
     here: RwLock<ErasureSet>,
+    /// Whether all of that was read.
+    here_is_known: AtomicBool,
     /// Whether everything was read that stood in the topics when reading began.
     loaded: watch::Sender<bool>,
     changed: watch::Sender<()>,
@@ -46,7 +49,8 @@ pub async fn all(log: &dyn EventLog, settings: &Settings) -> Result<ErasureSet, 
 impl Default for Erasures {
     fn default() -> Self {
         let (set, here) = (RwLock::default(), RwLock::default());
-        Self { set, here, loaded: watch::Sender::new(false), changed: watch::Sender::default() }
+        let here_is_known = AtomicBool::new(false);
+        Self { set, here, here_is_known, loaded: watch::Sender::new(false), changed: watch::Sender::default() }
     }
 }
 
@@ -58,8 +62,16 @@ impl Erasures {
 
     /// Those that only other regions have: with one that is lost they would be lost too.
     pub fn elsewhere_only(&self) -> Vec<Erasure> {
+        if !self.here_is_known.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let here = self.here.read().unwrap_or_else(PoisonError::into_inner);
         self.set().iter().filter(|erasure| !here.has(erasure)).cloned().collect()
+    }
+
+    /// This one was appended to the own topic; that it is not read yet is no reason to do it again.
+    pub fn note_here(&self, erasure: Erasure) {
+        self.here.write().unwrap_or_else(PoisonError::into_inner).insert(erasure);
     }
 
     /// Waits until those that were there at the beginning are known. Nothing may be appended before that.
@@ -77,37 +89,28 @@ impl Erasures {
     pub async fn follow(&self, to_log: &ToLog) {
         let mut waits = retry::reconnecting();
         loop {
-            let Err(error) = self.follow_once(to_log).await;
+            let Err(error) = to_log.erasures().once(|told| self.hear(told, to_log)).await;
             tracing::warn!(%error, "following the erasures");
+            // Without the own one nobody could ask.
+            to_log.make_topics_again().await;
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
         }
     }
 
-    async fn follow_once(&self, to_log: &ToLog) -> Result<Infallible, LogError> {
-        let mut awaited = to_log.erasure_ends().await?;
-        let mut reader = to_log.read_erasures().await?;
-        loop {
-            if awaited.is_empty() {
+    fn hear(&self, told: Told<'_>, to_log: &ToLog) {
+        match told {
+            Told::Begins(at) if to_log.is_own_erasures(&at.topic) => {
+                self.here_is_known.store(false, Ordering::Relaxed);
+                *self.here.write().unwrap_or_else(PoisonError::into_inner) = ErasureSet::default();
+            }
+            Told::Begins(_) => {}
+            Told::Record(record) => self.take(record, to_log.is_own_erasures(&record.at.topic)),
+            Told::CaughtUp => {
+                self.here_is_known.store(true, Ordering::Relaxed);
                 self.loaded.send_replace(true);
+                // Something may be missing here.
+                self.changed.send_replace(());
             }
-            let assigned = match reader.next().await? {
-                Event::Assigned(partitions) => partitions,
-                Event::OutOfRange(at) => vec![at],
-                Event::Records(records) => {
-                    for record in records {
-                        awaited.retain(|at, end| *at != record.at || record.offset + 1 < *end);
-                        self.take(&record, to_log.is_own_erasures(&record.at.topic));
-                    }
-                    continue;
-                }
-                Event::Revoked(_) => continue,
-            };
-            let mut positions = Positions::new();
-            for at in assigned {
-                let start = to_log.start_of(&at).await?;
-                positions.insert(at, start);
-            }
-            reader.start(positions.into_iter().collect()).await?;
         }
     }
 
@@ -115,7 +118,7 @@ impl Erasures {
         match Erasure::decode(&record.value) {
             Ok(erasure) => {
                 if here {
-                    self.here.write().unwrap_or_else(PoisonError::into_inner).insert(erasure.clone());
+                    self.note_here(erasure.clone());
                 }
                 if self.set.write().unwrap_or_else(PoisonError::into_inner).insert(erasure) {
                     self.changed.send_replace(());

@@ -8,6 +8,7 @@ use contract::erasure::Erasure;
 use contract::record::RETRY_HEADER;
 use contract::topic::{MAX_RECORD_BYTES, PARTITIONS, RETENTION_MS};
 use contract::{Marker, Record, Timestamp, Topics};
+use platform::event_log::follow::{Begin, Follow};
 use platform::event_log::{
     self, EventLog, LogError, LogRecord, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec,
 };
@@ -21,6 +22,8 @@ use crate::config::Settings;
 use crate::counted::Appended;
 use crate::differences::Digests;
 
+/// Nothing is committed for this group: it only has to have a name.
+const GROUP: &str = "synchronizer-standby";
 /// How many of the last checkpoints are looked at first. Ours is written every second, so it is near the end, unless
 /// this region has been away for long.
 const CHECKPOINT_TAIL: u64 = 1000;
@@ -135,14 +138,6 @@ impl ToLog {
         self.ends_of_all(self.changes().await?).await
     }
 
-    /// The same of the erasures.
-    ///
-    /// # Errors
-    /// [`LogError`].
-    pub async fn erasure_ends(&self) -> Result<Positions, LogError> {
-        self.ends_of_all(self.there(&self.topics.erasures, &self.mirrored_erasures).await?).await
-    }
-
     async fn ends_of_all(&self, topics: Vec<&str>) -> Result<Positions, LogError> {
         let mut ends = Positions::new();
         for topic in topics {
@@ -151,12 +146,15 @@ impl ToLog {
         Ok(ends)
     }
 
-    /// Reads the erasures, mirrored ones too where there are other regions.
-    ///
-    /// # Errors
-    /// [`LogError`].
-    pub async fn read_erasures(&self) -> Result<Box<dyn Reader>, LogError> {
-        self.read(&self.topics.erasures, !self.mirrored.is_empty()).await
+    /// The erasures, mirrored ones too where there are other regions.
+    pub fn erasures(&self) -> Follow {
+        Follow {
+            log: self.log.clone(),
+            topic: Topic { base: self.topics.erasures.clone(), mirrored: !self.mirrored.is_empty() },
+            mirrors: self.mirrored_erasures.clone(),
+            group: GROUP.into(),
+            begin: Begin::Start,
+        }
     }
 
     /// Asks every synchronizer, here and in the other regions, to erase, and to append nothing of it any more.
@@ -298,10 +296,9 @@ impl ToLog {
         event_log::watch(self.log.clone(), self.topics.changes.clone(), check).await;
     }
 
-    /// Nothing is committed for this group: it only has to have a name.
     async fn read(&self, topic: &str, mirrored: bool) -> Result<Box<dyn Reader>, LogError> {
         let topic = Topic { base: topic.to_owned(), mirrored };
-        self.log.read(topic, "synchronizer-standby", Sharing::All).await
+        self.log.read(topic, GROUP, Sharing::All).await
     }
 
     /// A term of leadership begins in this process: what is appended from now on is its.

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use contract::Timestamp;
 use contract::erasure::{Erasure, Scope, author_hash};
 use contract::topic::RETENTION_MS;
+use contract::{Record, Timestamp};
 use synchronizer::erase::{Left, letters_left};
 use synchronizer::stored::{Stored, StoredError};
 use synchronizer::to_log::ToLog;
@@ -43,7 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let (dry_run, no_wait) = (args.dry_run, args.no_wait);
-    let (what, erasure) = (what(&args), erasure(args));
+    let (what, mut erasure) = (what(&args), erasure(args));
+    if matches!(erasure.scope, Scope::Author { .. }) {
+        erasure.erased_at = erasure.erased_at.max(last_written(&*world.stored, &erasure).await?);
+    }
     let before = left(&*world.stored, &erasure).await?;
     if dry_run {
         println!("{what}: {before} would be erased; nothing was done");
@@ -83,6 +86,20 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
 pub fn forgotten_by(erasure: &Erasure) -> Timestamp {
     let kept = (RETENTION_MS + SEGMENT_MS) * 1000;
     Timestamp::from_micros(erasure.erased_at.micros() + kept).unwrap_or(erasure.erased_at)
+}
+
+/// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.
+async fn last_written(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Timestamp> {
+    let whenever = Erasure { erased_at: "9999-12-31T23:59:59Z".parse()?, ..erasure.clone() };
+    let (mut left, mut last) = (Left::of(stored, &whenever), Timestamp::default());
+    while let Some(page) = left.next().await? {
+        let written = page.iter().filter_map(|record| match record {
+            Record::Message(message) => Some(message.created_at),
+            _ => None,
+        });
+        last = written.chain([last]).max().unwrap_or_default();
+    }
+    Ok(last)
 }
 
 fn what(args: &Args) -> String {

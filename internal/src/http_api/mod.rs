@@ -156,7 +156,7 @@ impl From<CopyError> for Problem {
 
 async fn chats(State(app): State<App>, viewer: Viewer) -> Result<Response, Problem> {
     let mut chats = app.copy.chats().await?;
-    chats.retain(|chat| viewer.may_see(&chat.id));
+    chats.retain(|chat| viewer.may_see(&chat.id) && !app.hub.hides_chat(&chat.id));
     Ok(Json(json!({ "chats": chats })).into_response())
 }
 
@@ -179,7 +179,10 @@ async fn messages(
     }
     visible(&viewer, &chat)?;
     match app.copy.messages(&chat, window.before.as_deref(), limit).await? {
-        Page::Messages(messages, more) => Ok(Json(json!({ "messages": messages, "more": more })).into_response()),
+        Page::Messages(mut messages, more) => {
+            messages.retain(|row| !app.hub.hides(row));
+            Ok(Json(json!({ "messages": messages, "more": more })).into_response())
+        }
         Page::NoChat => Err(no_chat()),
         Page::NoSuchPlace => Err(Problem::bad_request("before names no message of this chat")),
     }
@@ -191,8 +194,13 @@ async fn versions(
     viewer: Viewer,
     Path((chat, message)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let rows = if viewer.may_see(&chat) { app.history.versions(&chat, &message).await? } else { Vec::new() };
-    let versions = versions_from(rows)?;
+    let wanted = [(chat, message)];
+    let [(chat, message)] = &wanted;
+    let rows = if viewer.may_see(chat) { app.history.versions(chat, message).await? } else { Vec::new() };
+    let mut versions = versions_from(rows)?;
+    if app.copy.stored(&wanted).await?.iter().any(|row| app.hub.hides(row)) {
+        versions.clear();
+    }
     if versions.is_empty() {
         return Err(no_message());
     }
@@ -261,7 +269,8 @@ async fn search(State(app): State<App>, viewer: Viewer, Query(search): Query<Sea
     let mut rows = app.history.search(&words, limit + 1, viewer.only()).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    let found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
+    let mut found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
+    found.retain(|hit| !app.hub.hides_of(&hit.chat_id, hit.written()));
     Ok(Json(json!({ "found": found, "more": more })).into_response())
 }
 

@@ -8,6 +8,7 @@
 //!    then what was kept, and the subscription is live.
 
 mod chats;
+mod erased;
 mod fan_out;
 mod fresh;
 #[cfg(test)]
@@ -17,9 +18,9 @@ mod pushes;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use contract::erasure::ErasureSet;
 use contract::{Chat, Marker, Timestamp, Version, partition_of};
 use lru::LruCache;
 use platform::event_log::{Fingerprint, TopicPartition};
@@ -46,9 +47,6 @@ pub use turns::QUANTUM;
 
 pub type ConnectionId = u64;
 
-/// Of how many messages it is remembered that they were erased.
-const ERASED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
-
 /// The hub of one pod.
 pub struct Hub {
     region: String,
@@ -56,6 +54,7 @@ pub struct Hub {
     load_limit: u32,
     /// In bytes.
     quantum: usize,
+    erasures: RwLock<ErasureSet>,
     state: Mutex<State>,
 }
 
@@ -138,6 +137,7 @@ impl Hub {
             ring_capacity: usize::try_from(settings.ring).unwrap_or(usize::MAX),
             load_limit: settings.load,
             quantum: usize::try_from(settings.quantum).unwrap_or(usize::MAX),
+            erasures: RwLock::default(),
             state: Mutex::new(State {
                 partitions: 0,
                 rings: BTreeMap::new(),
@@ -147,7 +147,7 @@ impl Hub {
                 given: Given::new(),
                 early: Early::default(),
                 chats: Chats::default(),
-                erased: LruCache::new(ERASED),
+                erased: LruCache::new(erased::LATELY),
                 connections: HashMap::new(),
                 next_connection: 0,
                 rooms: HashMap::new(),
@@ -219,11 +219,15 @@ impl Hub {
 
     /// Takes note of a chat's row.
     pub fn put_chat(&self, chat: &Chat) {
+        if !chat.is_erased() && self.hides_chat(&chat.id) {
+            return;
+        }
         self.lock().chats.put(chat.into(), chat.stamp.deleted);
     }
 
     /// Takes note of all chats that the store has.
-    pub fn put_chats(&self, chats: Vec<ShownChat>) {
+    pub fn put_chats(&self, mut chats: Vec<ShownChat>) {
+        chats.retain(|chat| !self.hides_chat(&chat.id));
         self.lock().chats.put_all(chats);
     }
 
@@ -339,7 +343,8 @@ impl Hub {
     }
 
     /// Step 3: the load, then what was kept, then live.
-    pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
+    pub fn finish_load(&self, connection: ConnectionId, chat: &str, mut snapshot: Snapshot) -> Loaded {
+        snapshot.messages.retain(|row| !self.hides(row));
         let mut state = self.lock();
         let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
         let behind = plan.behind;
@@ -466,21 +471,6 @@ impl State {
     fn rings_of(&self, chat: &str) -> impl Iterator<Item = (&TopicPartition, &Ring)> {
         let partition = self.partition_of(chat);
         self.rings.iter().filter(move |(at, _)| at.partition == partition)
-    }
-
-    /// The item as it is to be remembered. What was erased takes with it whatever is remembered of it.
-    fn without_erased(&mut self, item: Item) -> Item {
-        let Item::Message(row) = &item else { return item };
-        if row.version.is_erased() {
-            let partition = self.partition_of(&row.chat_id);
-            for (_, ring) in self.rings.iter_mut().filter(|(at, _)| at.partition == partition) {
-                ring.erase(&row.chat_id, &row.id);
-            }
-            self.erased.put(name_of(row), ());
-        } else if !self.erased.is_empty() && self.erased.contains(&name_of(row)) {
-            return Item::Other;
-        }
-        item
     }
 
     fn outbox(&self, connection: ConnectionId) -> Option<Arc<Outbox>> {

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use contract::Timestamp;
+use contract::erasure::{Erasure, Scope};
 use internal::access::Viewer;
 use internal::copy::Snapshot;
 use internal::gate_suite::{row, version};
@@ -102,6 +104,30 @@ fn v1_a_load_has_what_the_log_has_beyond_the_store() {
     let sent = world.sent();
     assert_eq!((sent[0].0.as_str(), &sent[0].1), ("load", &versions(&[&edit])));
     assert_eq!(sent[0].2.as_ref().unwrap().positions["chat-changes"].offset, 2);
+}
+
+#[test]
+fn what_is_asked_to_be_erased_is_in_no_load_wherever_it_stands() {
+    let mut world = world(100, 0);
+    let (stored, in_ring, other) = (row("c", "m", &version(1)), row("c", "m", &version(2)), row("c", "n", &version(3)));
+    world.arrive(&in_ring);
+    world.arrive(&other);
+    let erasure = |message: &str, chat: &str| Erasure {
+        chat_id: chat.into(),
+        scope: Scope::Message { message_id: message.into() },
+        erased_at: Timestamp::default(),
+    };
+    world.hub.note_erasure(erasure("n", "another"));
+    world.hub.note_erasure(erasure("m", "c"));
+    world.hub.begin_load(world.browser, "c");
+    let snapshot = world.snapshot(&[&stored], 0);
+    assert_eq!(world.hub.finish_load(world.browser, "c", snapshot), Loaded::Complete);
+    assert_eq!(world.sent().last().unwrap().1, versions(&[&other]));
+    let gone = ShownMessage { version: format!("ffffffff{}", &version(1)[8..]).parse().unwrap(), ..stored };
+    assert!(
+        world.hub.hides(&in_ring) && !world.hub.hides(&other) && !world.hub.hides(&gone),
+        "that it was may be said"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub mod follow;
 pub mod kafka;
 mod kafka_consumer;
 mod kafka_reader;

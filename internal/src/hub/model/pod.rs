@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use lru::LruCache;
 use platform::event_log::{Fingerprint, TopicPartition};
@@ -44,6 +44,7 @@ impl Pod {
             ring_capacity: protocol.ring,
             load_limit: 50,
             quantum: 1 << 20,
+            erasures: RwLock::default(),
             state: Mutex::new(State {
                 partitions: 1,
                 rings: BTreeMap::new(),
@@ -196,6 +197,7 @@ impl Clone for Pod {
             ring_capacity: self.hub.ring_capacity,
             load_limit: self.hub.load_limit,
             quantum: self.hub.quantum,
+            erasures: RwLock::default(),
             state: Mutex::new(copy),
         };
         Self { hub, next: self.next, live_from: self.live_from, read: self.read.clone() }

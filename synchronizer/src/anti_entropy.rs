@@ -119,13 +119,17 @@ impl AntiEntropy {
     async fn tell(&self) {
         let mut ticks = tokio::time::interval(self.part());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: Option<Instant> = None;
+        let (mut told, mut mended): (Option<Instant>, Option<Instant>) = (None, None);
+        let is_due = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() + self.part() / 2 >= self.every);
         loop {
             ticks.tick().await;
             let began = Instant::now();
-            let done = if told.is_none_or(|told| told.elapsed() + self.part() / 2 >= self.every) {
+            if is_due(mended) {
                 // Those that could not be mended before too.
                 self.mend();
+                mended = Some(began);
+            }
+            let done = if is_due(told) {
                 self.tell_all(&mut ticks).await.inspect(|()| told = Some(began))
             } else {
                 self.tell_again().await
@@ -323,36 +327,41 @@ impl AntiEntropy {
         }
         // What changed since then does not count, and one of the two copies may be behind by as much.
         let through = Timestamp::now().minus(2 * self.part());
-        let compared = self.compare(&said).await;
-        match &compared {
-            Ok(_) => {}
-            Err(Failed::Behind) => count_not_compared("heard_behind"),
-            Err(error) => tracing::warn!(%error, "what another region's copy holds is not compared"),
-        }
+        let (compared, news) = match self.compare(&said).await {
+            Ok(compared) => compared,
+            Err(error) => {
+                match error {
+                    Failed::Behind => count_not_compared("heard_behind"),
+                    error => tracing::warn!(%error, "what another region's copy holds is not compared"),
+                }
+                Default::default()
+            }
+        };
         let mut differences = self.shared.differences();
-        differences.heard(&said, compared.is_ok(), through);
+        differences.heard(&said, &compared, through);
         metrics::gauge!("chat_sync_regions_differing_chats").set(differences.differing().unwrap_or_default() as f64);
         metrics::gauge!("chat_sync_regions_suspected_chats").set(differences.suspected() as f64);
         if let Some(through) = differences.compared_through() {
             metrics::gauge!("chat_sync_regions_compared_through").set(through.seconds());
         }
         drop(differences);
-        if compared.is_ok_and(|news| news) {
+        if news {
             self.mend();
         }
     }
 
-    /// Whether a chat was found to differ for good which was not known to.
-    async fn compare(&self, said: &Digests) -> Result<bool, Failed> {
+    /// The chats that were compared, and whether one was found to differ for good which was not known to.
+    async fn compare<'a>(&self, said: &'a Digests) -> Result<(Vec<&'a str>, bool), Failed> {
         // What is behind differs, and will not for long; what waited to be read is old, and is passed over at once.
         let reached = self.shared.log_as_of();
         let near = |as_of: &AsOf| as_of.is_near(&said.as_of, self.part());
         if !reached.as_ref().is_some_and(near) || !near(&self.as_of().await?) {
             return Err(Failed::Behind);
         }
-        let mut news = false;
+        let (mut all, mut news) = (Vec::new(), false);
         for (chat, there) in &said.chats {
             let Some((here, _)) = self.sum_if_it_can_be_had(chat, said.before).await? else { continue };
+            all.push(chat.as_str());
             let looked = (here, *there);
             let compared = self.shared.differences().compare(&said.region, chat, looked, Instant::now(), self.part());
             if compared == Compared::Differ {
@@ -362,8 +371,8 @@ impl AntiEntropy {
                 news = true;
             }
         }
-        metrics::counter!("chat_sync_regions_chats_compared_total").increment(said.chats.len() as u64);
-        Ok(news)
+        metrics::counter!("chat_sync_regions_chats_compared_total").increment(all.len() as u64);
+        Ok((all, news))
     }
 
     /// The source tells which copy is right, if it was this one in vain.

@@ -4,12 +4,13 @@
 //! two looks makes it. What came in between makes another difference each time, though, and a row that one of the two lacks for
 //! good makes the same one again and again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use contract::Timestamp;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::compare::Sum;
 
@@ -109,9 +110,11 @@ struct Suspicion {
 struct Peer {
     /// The last number of each of its last leaders.
     leaders: VecDeque<(String, u64)>,
-    /// The round that was compared without a part missing, so far.
+    /// The round that was heard without a part missing, so far.
     round: Option<Round>,
-    /// When the last one began that was compared whole.
+    /// When each of its chats was compared last, by the hash of its id: there may be a million.
+    compared: HashMap<u64, Timestamp>,
+    /// Up to when all of them were.
     through: Option<Timestamp>,
 }
 
@@ -120,6 +123,43 @@ struct Round {
     leader: String,
     next: u64,
     began: Timestamp,
+    chats: HashSet<u64>,
+}
+
+impl Peer {
+    /// These chats were compared with what was said of them at `at`.
+    fn note(&mut self, chats: &[&str], at: Timestamp) {
+        self.compared.extend(chats.iter().map(|chat| (hash(chat), at)));
+    }
+
+    /// A part of a round was heard. Which of its chats were compared does not matter: what was not this time may have been the last time, and a
+    /// copy that is always slower than the other one comes to all of them all the same.
+    fn hear(&mut self, said: &Digests, now: Timestamp) {
+        if said.part == 0 {
+            self.round = Some(Round { leader: said.leader.clone(), next: 0, began: now, chats: HashSet::new() });
+        }
+        // Two may lead for a moment, and speak at once.
+        let Some(round) = self.round.as_mut().filter(|round| round.leader == said.leader) else { return };
+        if round.next != said.part {
+            self.round = None;
+            return;
+        }
+        round.next += 1;
+        round.chats.extend(said.chats.keys().map(|chat| hash(chat)));
+        if !said.last {
+            return;
+        }
+        let Some(Round { chats, began, .. }) = self.round.take() else { return };
+        self.compared.retain(|chat, _| chats.contains(chat));
+        if self.compared.len() == chats.len() {
+            // What was created since it began may be in none of its parts.
+            self.through = self.compared.values().copied().chain([began]).min();
+        }
+    }
+}
+
+fn hash(chat: &str) -> u64 {
+    xxh3_64(chat.as_bytes())
 }
 
 impl Suspicion {
@@ -195,24 +235,15 @@ impl Differences {
         }
     }
 
-    /// What it said was dealt with, `compared` or not, because one of the two copies is behind; by the own clock.
-    pub fn heard(&mut self, said: &Digests, compared: bool, now: Timestamp) {
-        if said.told == Told::Suspected && compared {
-            self.owed.extend(said.chats.keys().cloned());
+    /// What it said was dealt with, by the own clock: these of its chats were `compared`, none if one of the two copies is behind.
+    pub fn heard(&mut self, said: &Digests, compared: &[&str], now: Timestamp) {
+        if said.told == Told::Suspected {
+            self.owed.extend(compared.iter().map(|chat| (*chat).to_owned()));
         }
-        let Some(peer) = self.peers.get_mut(&said.region).filter(|_| said.told == Told::Round) else { return };
-        if said.part == 0 && compared {
-            peer.round = Some(Round { leader: said.leader.clone(), next: 0, began: now });
-        }
-        // Two may lead for a moment, and speak at once.
-        let Some(round) = peer.round.as_mut().filter(|round| round.leader == said.leader) else { return };
-        if !compared || round.next != said.part {
-            peer.round = None;
-            return;
-        }
-        round.next += 1;
-        if said.last {
-            peer.through = Some(round.began);
+        let Some(peer) = self.peers.get_mut(&said.region) else { return };
+        peer.note(compared, now);
+        if said.told == Told::Round {
+            peer.hear(said, now);
         }
     }
 
@@ -300,8 +331,13 @@ mod tests {
             last: part == 2,
             as_of: AsOf { region: "a".into(), at: at(0) },
             before: at(0),
-            chats: BTreeMap::new(),
+            chats: BTreeMap::from([(format!("c{part}"), sum(1, 1))]),
         }
+    }
+
+    fn hear(differences: &mut Differences, word: &Digests, compared: bool, second: u64) {
+        let chats: Vec<&str> = word.chats.keys().map(String::as_str).filter(|_| compared).collect();
+        differences.heard(word, &chats, at(second));
     }
 
     #[test]
@@ -347,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_was_compared_once_every_part_of_it_was() {
+    fn a_copy_was_compared_once_every_chat_of_it_was() {
         let mut differences = Differences::with(&["b".to_owned()]);
         let mut second = 0;
         let mut hear = |leader: &str, number, part, compared| {
@@ -355,37 +391,56 @@ mod tests {
             second += 1;
             let new = differences.is_new(&word);
             if new {
-                differences.heard(&word, compared, at(second));
+                hear(&mut differences, &word, compared, second);
             }
             (new, differences.compared_through())
         };
-        hear("b1", 1, 1, true);
-        assert_eq!(hear("b1", 2, 2, true), (true, None), "its beginning was not heard");
-        hear("b1", 3, 0, true);
-        assert_eq!(hear("b1", 5, 2, true), (true, None), "a part was not");
-        hear("b1", 6, 0, true);
-        hear("b1", 7, 1, false);
-        assert_eq!(hear("b1", 8, 2, true), (true, None), "a part was not compared");
-        hear("b1", 9, 0, true);
-        assert_eq!(hear("b1", 9, 0, true), (false, None), "repeated");
+        hear("b1", 1, 0, false);
+        hear("b1", 2, 1, true);
+        assert_eq!(hear("b1", 3, 2, true), (true, None), "the first part was not compared");
+        hear("b1", 4, 0, true);
+        assert_eq!(hear("b1", 6, 2, true), (true, None), "a part was not heard");
+        hear("b1", 7, 0, true);
+        hear("b1", 8, 1, false);
+        assert_eq!(hear("b1", 9, 2, true), (true, Some(at(2))), "that part was compared before");
+        hear("b1", 10, 0, true);
+        assert_eq!(hear("b1", 10, 0, true), (false, Some(at(2))), "repeated");
         hear("b0", 77, 1, true);
         hear("b1", 12, 1, true);
-        assert_eq!(hear("b1", 13, 2, true), (true, Some(at(8))), "with what was told in between, and by another");
+        assert_eq!(hear("b1", 13, 2, true), (true, Some(at(9))), "with what was told in between, and by another");
         hear("b2", 1, 0, true);
         hear("b1", 14, 0, true);
         hear("b2", 2, 1, true);
-        assert_eq!(hear("b2", 3, 2, true), (true, Some(at(8))), "two spoke at once");
+        assert_eq!(hear("b2", 3, 2, true), (true, Some(at(9))), "two spoke at once");
+    }
+
+    #[test]
+    fn a_copy_that_comes_to_half_of_the_others_each_time_has_compared_all_in_the_end() {
+        let mut differences = Differences::with(&["b".to_owned()]);
+        let mut through = Vec::new();
+        for round in 0..4 {
+            for part in 0..3 {
+                let word = said("b1", 3 * round + part + 1, part);
+                hear(&mut differences, &word, (part + round) % 2 == 0, 3 * round + part);
+            }
+            through.push(differences.compared_through());
+        }
+        assert_eq!(through, [None, Some(at(0)), Some(at(4)), Some(at(6))]);
+        // A chat that is there no more is not waited for.
+        let word = Digests { last: true, ..said("b1", 99, 0) };
+        hear(&mut differences, &word, true, 50);
+        assert_eq!(differences.compared_through(), Some(at(50)));
     }
 
     #[test]
     fn no_region_is_left_out_of_what_was_compared() {
         let mut differences = differences();
         for part in 0..3 {
-            differences.heard(&said("b1", part + 1, part), true, at(part));
+            hear(&mut differences, &said("b1", part + 1, part), true, part);
         }
         assert_eq!(differences.compared_through(), None, "c was never heard");
         for part in 0..3 {
-            differences.heard(&said("c1", part + 1, part), true, at(10 + part));
+            hear(&mut differences, &said("c1", part + 1, part), true, 10 + part);
         }
         assert_eq!(differences.compared_through(), Some(at(0)), "the one that is furthest behind counts");
         assert!(!differences.is_new(&said("x1", 1, 0)), "nobody knows that region");
@@ -413,9 +468,9 @@ mod tests {
             Digests { told, chats, ..said("b1", number, 0) }
         };
         differences.compare("b", "c2", (sum(1, 2), sum(1, 1)), now, SETTLE);
-        differences.heard(&named(1, Told::Suspected), true, at(0));
+        hear(&mut differences, &named(1, Told::Suspected), true, 0);
         assert_eq!(differences.take_owed(), ["c1"], "the other one is told of anyway");
-        differences.heard(&named(2, Told::Answer), true, at(0));
+        hear(&mut differences, &named(2, Told::Answer), true, 0);
         assert!(differences.take_owed().is_empty(), "nobody answers an answer");
     }
 

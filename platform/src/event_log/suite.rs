@@ -1,9 +1,10 @@
 //! What every event log must do. The embedded log is trusted because it passes what Kafka passes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::follow::{Begin, Follow, Told};
 use super::{Event, EventLog, NewRecord, Reader, Sharing, Topic, TopicPartition, TopicSpec};
 use crate::eventually;
 use crate::testing::{PATIENCE, unique_suffix};
@@ -28,6 +29,7 @@ macro_rules! event_log_suite {
             a_moment_has_its_offsets,
             a_position_beyond_the_end_is_said,
             a_record_of_four_megabytes_passes,
+            who_follows_a_topic_is_told_when_all_was_read,
         );
     };
     (@cases $log:expr; $($case:ident),* $(,)?) => {
@@ -319,4 +321,40 @@ pub async fn a_record_of_four_megabytes_passes(log: Log) {
     start_all(&mut reader, partitions.clone()).await;
     let seen = values(&mut reader, 2).await.remove(&partitions[0]).unwrap();
     assert_eq!((seen[0].1.len(), seen[1].1.as_str()), (4 << 20, "after"));
+}
+
+pub async fn who_follows_a_topic_is_told_when_all_was_read(log: Log) {
+    let name = topic(&log, 1).await;
+    append(&log, &name, 0, &["a", "b"]).await;
+    let told = |begin| {
+        let follow = Follow {
+            log: log.clone(),
+            topic: Topic { base: name.clone(), mirrored: false },
+            mirrors: vec![format!("nowhere.{name}")],
+            group: format!("group{}", unique_suffix()),
+            begin,
+        };
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let seen = all.clone();
+        let task = tokio::spawn(async move {
+            let take = |told: Told<'_>| {
+                let word = match told {
+                    Told::Begins(_) => "begins".to_owned(),
+                    Told::Record(record) => String::from_utf8(record.value.clone()).unwrap(),
+                    Told::CaughtUp => "caught up".to_owned(),
+                };
+                seen.lock().unwrap().push(word);
+            };
+            follow.once(take).await
+        });
+        (all, task)
+    };
+    let (all, from_start) = told(Begin::Start);
+    eventually!(*all.lock().unwrap() == ["begins", "a", "b", "caught up"], "{:?}", all.lock().unwrap());
+    append(&log, &name, 0, &["c"]).await;
+    eventually!(*all.lock().unwrap() == ["begins", "a", "b", "caught up", "c"], "{:?}", all.lock().unwrap());
+    from_start.abort();
+    let (all, from_last) = told(Begin::Last);
+    eventually!(*all.lock().unwrap() == ["begins", "c", "caught up"], "{:?}", all.lock().unwrap());
+    from_last.abort();
 }

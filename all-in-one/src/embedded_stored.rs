@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
-use contract::erasure::quoted;
 use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
 use synchronizer::postgres_stored::{
@@ -58,7 +57,7 @@ impl Stored for EmbeddedStore {
     async fn unerased(&self, chat: &str, after: &str, limit: u32) -> Result<Rows<Vec<Message>>, StoredError> {
         let rows: Vec<MessageRow> = sqlx::query_as(
             "SELECT chat_id, id, parent_id, author, NULL, created_at, NULL, NULL, version FROM messages \
-             WHERE chat_id = ? AND id > ? AND version < 'ffffffff' ORDER BY id LIMIT ?",
+             WHERE chat_id = ? AND id > ? AND (version < 'ffffffff' OR text IS NOT NULL OR author IS NOT NULL) ORDER BY id LIMIT ?",
         )
         .bind(chat)
         .bind(after)
@@ -85,12 +84,10 @@ impl Stored for EmbeddedStore {
         Ok(known.into_iter().collect())
     }
 
-    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
-        let query = "SELECT digest, record_key, raw FROM dead_letters WHERE raw <> '' AND digest > ?3 \
-                     AND (instr(raw, ?2) > 0 OR record_key = ?1 OR instr(record_key, ?1 || '/') = 1) \
-                     ORDER BY digest LIMIT ?4";
-        let query = sqlx::query_as(query).bind(chat).bind(quoted(chat)).bind(after).bind(limit);
-        Ok(query.fetch_all(&self.db.read).await?)
+    async fn held_letters(&self, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
+        let query = "SELECT digest, record_key, raw FROM dead_letters WHERE raw <> '' AND digest > ? \
+                     ORDER BY digest LIMIT ?";
+        Ok(sqlx::query_as(query).bind(after).bind(limit).fetch_all(&self.db.read).await?)
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {

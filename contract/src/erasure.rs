@@ -1,5 +1,6 @@
 //! What must never be in the copy again, as it stands in its topic. Pure: no I/O, no clock.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
@@ -63,46 +64,71 @@ impl Erasure {
 
     /// Whether a message is among what is erased; its text, its version and its other times do not matter.
     pub fn covers(&self, message: &Message) -> bool {
-        message.chat_id == self.chat_id && self.covers_of_chat(Written::of(message))
+        message.chat_id == self.chat_id && self.covers_of_chat(Written::of(message), &OnceCell::new())
     }
 
-    fn covers_of_chat(&self, message: Written<'_>) -> bool {
+    /// `hash` is the author's, once it was asked for.
+    fn covers_of_chat(&self, message: Written<'_>, hash: &OnceCell<String>) -> bool {
+        let is_by = |author: &str, erased| hash.get_or_init(|| author_hash(&self.chat_id, author)) == erased;
         match &self.scope {
             Scope::Chat => true,
             Scope::Message { message_id } => message.id == *message_id,
             Scope::Author { author_hash: erased } => {
-                message.created_at <= self.erased_at
-                    && message.author.is_some_and(|author| author_hash(&self.chat_id, author) == *erased)
+                message.created_at <= self.erased_at && message.author.is_some_and(|author| is_by(author, erased))
             }
         }
     }
 
-    /// Whether what nobody understands is about what is erased: whether it names it, as JSON does, or has its key.
+    /// Whether what nobody understands is about what is erased: whether it names it, as JSON does, or has its key. What says
+    /// who wrote it is judged by that; of the rest, whatever has an author's name between quotes may be theirs.
     pub fn is_named_in(&self, raw: &str, key: Option<&str>) -> bool {
+        let is_author = |text: &str| author_hash(&self.chat_id, text);
+        self.names(raw, key, |erased| {
+            By::read(raw)
+                .map_or_else(|| strings(raw).any(|text| is_author(&text) == *erased), |by| self.is_by(&by, erased))
+        })
+    }
+
+    /// Whether an item must not be appended. One of which nobody can tell who wrote it may be a later one's, and becomes a dead letter first.
+    fn bars_item(&self, raw: &str) -> bool {
+        self.names(raw, None, |erased| By::read(raw).is_some_and(|by| self.is_by(&by, erased)))
+    }
+
+    fn names(&self, raw: &str, key: Option<&str>, is_of_author: impl Fn(&String) -> bool) -> bool {
         let names = |id: &str| raw.contains(&quoted(id));
-        let about = |id: &str| key.and_then(|key| key.strip_prefix(&self.chat_id)?.strip_prefix('/')) == Some(id);
-        let is_of_chat = names(&self.chat_id)
-            || key
-                .and_then(|key| key.strip_prefix(&self.chat_id))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let behind_chat = key.and_then(|key| key.strip_prefix(&self.chat_id));
+        let is_of_chat =
+            names(&self.chat_id) || behind_chat.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         is_of_chat
             && match &self.scope {
                 Scope::Chat => true,
-                Scope::Message { message_id } => names(message_id) || about(message_id),
-                Scope::Author { author_hash: erased } => {
-                    let is_author = |text: String| author_hash(&self.chat_id, &text) == *erased;
-                    !self.is_younger(raw) && strings(raw).any(is_author)
+                Scope::Message { message_id } => {
+                    names(message_id) || behind_chat.and_then(|rest| rest.strip_prefix('/')) == Some(message_id)
                 }
+                Scope::Author { author_hash } => is_of_author(author_hash),
             }
     }
 
-    /// Whether it says that it was created after the erasure.
-    fn is_younger(&self, raw: &str) -> bool {
-        #[derive(Deserialize)]
-        struct Created {
-            created_at: Timestamp,
-        }
-        serde_json::from_str::<Created>(raw).is_ok_and(|item| item.created_at > self.erased_at)
+    fn is_by(&self, by: &By, erased: &str) -> bool {
+        by.created_at().is_none_or(|at| at <= self.erased_at) && author_hash(&self.chat_id, &by.author) == erased
+    }
+}
+
+/// Who wrote what nobody understands otherwise.
+#[derive(Deserialize)]
+struct By {
+    author: String,
+    #[serde(default)]
+    created_at: serde_json::Value,
+}
+
+impl By {
+    fn read(raw: &str) -> Option<Self> {
+        serde_json::from_str(raw).ok()
+    }
+
+    fn created_at(&self) -> Option<Timestamp> {
+        self.created_at.as_str()?.parse().ok()
     }
 }
 
@@ -111,10 +137,17 @@ pub fn quoted(id: &str) -> String {
     serde_json::Value::from(id).to_string()
 }
 
-/// Whatever stands between two quotes, in JSON that may be damaged or cut.
+/// How long a name is at most that is looked for, in bytes.
+const LONGEST_NAME: usize = 1024;
+
+/// What stands between two quotes and may be a name, in JSON that is damaged or cut.
 fn strings(raw: &str) -> impl Iterator<Item = String> {
-    let from = raw.match_indices('"').map(|(at, _)| &raw[at..]);
-    from.filter_map(|from| serde_json::Deserializer::from_str(from).into_iter().next()?.ok())
+    let opens = |at: &usize| !raw[..*at].ends_with('\\');
+    let from = raw.match_indices('"').map(|(at, _)| at).filter(opens);
+    from.filter_map(|at| {
+        let name = &raw[at..raw.floor_char_boundary(at + LONGEST_NAME)];
+        serde_json::Deserializer::from_str(name).into_iter().next()?.ok()
+    })
 }
 
 /// What of a message an erasure is judged by.
@@ -164,7 +197,8 @@ impl ErasureSet {
 
     /// The same, by what is known of it.
     pub fn covers(&self, chat: &str, message: Written<'_>) -> bool {
-        self.of(chat).any(|erasure| erasure.covers_of_chat(message))
+        let hash = OnceCell::new();
+        self.of(chat).any(|erasure| erasure.covers_of_chat(message, &hash))
     }
 
     /// Whether a whole chat is.
@@ -177,7 +211,7 @@ impl ErasureSet {
         match record {
             Record::Message(message) => !message.is_erased() && self.covers_message(message),
             Record::Chat(chat) => !chat.is_erased() && self.covers_chat(&chat.id),
-            Record::Rejected(rejected) => self.iter().any(|erasure| erasure.is_named_in(&rejected.raw, None)),
+            Record::Rejected(rejected) => self.iter().any(|erasure| erasure.bars_item(&rejected.raw)),
             Record::Marker(_) => false,
         }
     }

@@ -4,6 +4,7 @@
 //! another one's log, the copy holds the text, and the log brings it: a pod passes it over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use contract::Topics;
@@ -28,10 +29,17 @@ pub async fn follow(settings: &Settings, log: Arc<dyn EventLog>, hub: &Hub, chec
         begin: Begin::Start,
     };
     check.waiting("not read yet");
-    let mut waits = retry::reconnecting();
+    let (mut waits, known) = (retry::reconnecting(), AtomicBool::new(false));
     loop {
-        let Err(error) = follow.once(|told| take(&told, hub, &check)).await;
+        let take = |told: Told<'_>| {
+            known.fetch_or(matches!(told, Told::CaughtUp), Ordering::Relaxed);
+            take(&told, hub, &check);
+        };
+        let Err(error) = follow.once(take).await;
         tracing::debug!(%error, "following the erasures");
+        if !known.load(Ordering::Relaxed) {
+            check.waiting(error.to_string());
+        }
         tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
     }
 }

@@ -247,6 +247,8 @@ impl FromLog {
             updates.sort_by(|a, b| a.row.chat_id.cmp(&b.row.chat_id));
             self.ask(&mut updates).await;
         }
+        // An erasure may have been heard of meanwhile.
+        updates.retain(|update| !self.hub.hides(&update.row));
         let (rows, deliveries) = self.hub.publish(updates, positions);
         metrics::counter!("chat_sync_pushed_rows_total").increment(rows);
         metrics::counter!("chat_sync_deliveries_total").increment(deliveries);

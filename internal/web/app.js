@@ -106,7 +106,7 @@ const WORDS = { live: "live", behind: "behind", idle: "idle", offline: "offline"
 
 function tell(state, age) {
   const old = age === null || state === "live" || state === "idle" ? "" : `, ${duration(age)} old`;
-  const words = state === "behind" && age === null ? "behind, nobody knows yet how far" : WORDS[state];
+  const words = state === "behind" && age === null ? "behind, age unknown" : WORDS[state];
   const chip = byId("chip");
   byId("age").textContent = old; // outside of the live region: a screen reader would count the seconds aloud
   chip.dataset.state = state;

@@ -58,7 +58,11 @@ pub struct Agenda {
 
 impl Agenda {
     /// With what the last leader left; `held` if the feed is still to be read from its beginning.
-    pub fn new(state: State, held: bool) -> Self {
+    pub fn new(mut state: State, held: bool) -> Self {
+        if let Some(round) = &mut state.round {
+            // An older leader did not say which.
+            round.again |= round.incomplete && round.left.is_empty();
+        }
         let held = held && state.round.as_ref().is_some_and(|round| round.gap);
         if let Some(last) = &state.last {
             verified_through(last.began_at);

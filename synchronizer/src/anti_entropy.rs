@@ -360,8 +360,9 @@ impl AntiEntropy {
         }
         let (mut all, mut news) = (Vec::new(), false);
         for (chat, there) in &said.chats {
-            let Some((here, _)) = self.sum_if_it_can_be_had(chat, said.before).await? else { continue };
+            // One that cannot be had here a line of the log tells of; it holds up no other.
             all.push(chat.as_str());
+            let Some((here, _)) = self.sum_if_it_can_be_had(chat, said.before).await? else { continue };
             let looked = (here, *there);
             let compared = self.shared.differences().compare(&said.region, chat, looked, Instant::now(), self.part());
             if compared == Compared::Differ {

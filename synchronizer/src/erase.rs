@@ -15,7 +15,7 @@ use platform::retry;
 use crate::append::Appender;
 use crate::erasures::Erasures;
 use crate::region::Region;
-use crate::stored::{Rows, Stored, StoredError, Unreadable, has_all, patiently};
+use crate::stored::{HeldLetter, Rows, Stored, StoredError, Unreadable, has_all, patiently};
 use crate::to_log::ToLog;
 
 /// How many rows are read and appended at once.
@@ -55,11 +55,12 @@ impl Erase {
                 tokio::time::sleep(LEAVE).await;
             }
             self.everything_stored().await;
-            for erasure in open {
-                let rows = self.erase(&erasure).await;
+            for erasure in &open {
+                let rows = self.erase(erasure).await;
                 tracing::info!(chat = erasure.chat_id, scope = ?erasure.scope, rows, "erased");
-                done.insert(erasure);
             }
+            patiently(|| self.empty_letters(&open), waits_for_the_copy).await;
+            done.extend(open);
         }
     }
 
@@ -75,12 +76,26 @@ impl Erase {
     /// All of them once more: the store may have gone back in time.
     pub async fn all(&self) {
         let all: Vec<Erasure> = self.erasures.set().iter().cloned().collect();
-        for erasure in all {
-            let rows = self.erase(&erasure).await;
+        for erasure in &all {
+            let rows = self.erase(erasure).await;
             if rows > 0 {
                 tracing::warn!(chat = erasure.chat_id, rows, "erased once more");
             }
         }
+        // Whoever waits for a comparison does not wait for these.
+        if let Err(error) = self.empty_letters(&all).await {
+            tracing::warn!(%error, "dead letters are not looked through for what was erased; the next round does it");
+        }
+    }
+
+    /// Of the dead letters that hold something of it nothing is left but that they were there.
+    async fn empty_letters(&self, erasures: &[Erasure]) -> Result<(), StoredError> {
+        for digest in letters_left(&*self.stored, erasures).await? {
+            let gone = Record::Rejected(Rejected::erased(&self.source));
+            until_taken(|| self.to_log.append_retry(&gone, &digest)).await;
+            metrics::counter!("chat_sync_erased_letters_total").increment(1);
+        }
+        Ok(())
     }
 
     async fn try_to_erase(&self, erasure: &Erasure) -> Result<usize, StoredError> {
@@ -90,11 +105,6 @@ impl Erase {
             erased += rows.len();
             // That the same was appended before says nothing of a store that has it no more.
             self.appender.append_new(rows, Some(Instant::now())).await;
-        }
-        for digest in letters_left(&*self.stored, erasure).await? {
-            let gone = Record::Rejected(Rejected::erased(&self.source));
-            until_taken(|| self.to_log.append_retry(&gone, &digest)).await;
-            metrics::counter!("chat_sync_erased_letters_total").increment(1);
         }
         // Whether they are covered nobody can tell; `verify --erased` names them too.
         Rows { readable: (), unreadable: left.unreadable }.readable(&erasure.chat_id);
@@ -139,17 +149,22 @@ fn waits_for_the_copy(error: StoredError) {
     tracing::debug!(%error, "erasing waits for the copy");
 }
 
-/// The dead letters that still hold something of it: what nobody understood never was a row. By digest.
+/// The dead letters that still hold something of these: what nobody understood never was a row. By digest.
 ///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn letters_left(stored: &dyn Stored, erasure: &Erasure) -> Result<Vec<String>, StoredError> {
+pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<Vec<String>, StoredError> {
     let (mut left, mut after) = (Vec::new(), String::new());
+    if erasures.is_empty() {
+        return Ok(left);
+    }
     loop {
-        let page = stored.letters_about(&erasure.chat_id, &after, LETTERS).await?;
+        let page = stored.held_letters(&after, LETTERS).await?;
         let Some(last) = page.last() else { return Ok(left) };
         after = last.digest.clone();
-        let about = page.into_iter().filter(|letter| erasure.is_named_in(&letter.raw, letter.record_key.as_deref()));
+        let is_about =
+            |letter: &HeldLetter, erasure: &Erasure| erasure.is_named_in(&letter.raw, letter.record_key.as_deref());
+        let about = page.into_iter().filter(|letter| erasures.iter().any(|erasure| is_about(letter, erasure)));
         left.extend(about.map(|letter| letter.digest));
     }
 }

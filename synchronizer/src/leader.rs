@@ -263,7 +263,8 @@ impl Leader {
     fn look_for_holes(&self) {
         if let Some(hole) = self.world.region.take_hole() {
             let reason = format!("the mirror of region {} has a hole", hole.region);
-            self.agenda.ask_since(&reason, hole.complete_as_of);
+            // What the other region's log lost since, this one has polled itself, if it polls.
+            self.agenda.ask_since(&reason, hole.complete_as_of.max(self.place().fresh_as_of));
         }
     }
 

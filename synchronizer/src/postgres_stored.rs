@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use contract::erasure::quoted;
 use contract::row::Stamp;
 use contract::{Chat, Message, Timestamp, Version};
 use futures::{Stream, TryStreamExt};
@@ -160,9 +159,10 @@ impl Stored for PostgresStored {
         Ok(rows.into_iter().collect())
     }
 
-    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
-        let query = sqlx::query_as(include_str!("../queries/letters_about.sql")).bind(chat).bind(quoted(chat));
-        in_time(query.bind(after).bind(i64::from(limit)).fetch_all(&self.pool)).await
+    async fn held_letters(&self, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError> {
+        let query = "SELECT digest, record_key, raw FROM dead_letters WHERE raw <> '' AND digest > $1 \
+                     ORDER BY digest LIMIT $2";
+        in_time(sqlx::query_as(query).bind(after).bind(i64::from(limit)).fetch_all(&self.pool)).await
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError> {

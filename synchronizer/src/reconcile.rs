@@ -73,10 +73,7 @@ impl Reconcile {
             self.check.ready(self.agenda.state().last.map_or("none yet".to_owned(), |last| {
                 format!("last {} ({}): {} appended", last.finished_at, last.reason, last.appended)
             }));
-            let chats = self.agenda.take_chats();
-            if !chats.is_empty() {
-                self.look_at(chats, number).await;
-            }
+            self.look_at_what_differs(number).await;
             tokio::select! {
                 () = self.agenda.changed() => {}
                 _ = slow.tick() => self.agenda.ask(SLOW),
@@ -97,6 +94,13 @@ impl Reconcile {
         }
     }
 
+    async fn look_at_what_differs(&self, number: u64) {
+        let chats = self.agenda.take_chats();
+        if !chats.is_empty() {
+            self.look_at(chats, number).await;
+        }
+    }
+
     /// Compares some chats, and the list of all, as slowly as a slow round does; until a round is to be done.
     async fn look_at(&self, chats: BTreeSet<String>, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
@@ -114,7 +118,9 @@ impl Reconcile {
 
     async fn round(&self, mut round: Round, number: u64) {
         let Some(since) = self.everything_stored(number).await else { return };
-        self.erase.all().await;
+        if round.only.is_empty() {
+            self.erase.all().await;
+        }
         let source = if round.reason == SLOW { &self.slow_source } else { &self.source };
         let pass = Pass { source, since, number, gap: round.gap };
         let Some(chats) = self.chats(&pass, &mut round.appended).await else { return };
@@ -148,6 +154,7 @@ impl Reconcile {
             now != number || round.is_some_and(|round| round.again)
         };
         while Instant::now() < until && !asked_for() {
+            self.look_at_what_differs(number).await;
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -89,13 +89,13 @@ impl Round {
         if !self.incomplete {
             return Some(new);
         }
-        let all = Self { tries: self.tries.saturating_add(1), ..new };
+        let all = Self { tries: self.tries.saturating_add(1), appended: self.appended, ..new };
         // Now and then all: the others must not go unseen for ever because of one.
         if self.again || self.left.len() > LEFT || all.tries.is_multiple_of(ALL_AGAIN) {
             return Some(all);
         }
-        // Together they are one.
-        Some(Self { only: self.left.clone(), asked_at: self.asked_at, appended: self.appended, ..all })
+        // Together with this one it is a whole one.
+        Some(Self { only: self.left.clone(), asked_at: self.asked_at, ..all })
     }
     /// Of these chats, in order: how many it compares, and those that are still to be done.
     pub fn of(&self, chats: Vec<String>) -> (u64, Vec<String>) {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(round.of(all.clone()), (4, all.clone()));
         round.leave("c");
         let last = round.next().expect("another one");
-        assert_eq!((last.of(all), last.appended, last.next()), ((1, names(&["c"])), 0, None));
+        assert_eq!((last.of(all), last.appended, last.next()), ((1, names(&["c"])), u64::from(ALL_AGAIN), None));
     }
 
     #[test]

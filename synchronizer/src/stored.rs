@@ -154,9 +154,8 @@ pub trait Stored: Send + Sync {
     /// Which of these digests are in the dead letters, whatever became of them.
     async fn dead_letters(&self, digests: &[String]) -> Result<HashSet<String>, StoredError>;
 
-    /// The next `limit` dead letters, by digest, that still hold something, and name a chat as JSON does or have its key, or that of
-    /// a row in it.
-    async fn letters_about(&self, chat: &str, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError>;
+    /// The next `limit` dead letters, by digest, that still hold something.
+    async fn held_letters(&self, after: &str, limit: u32) -> Result<Vec<HeldLetter>, StoredError>;
 
     /// The next offset that is applied, by partition.
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, u64>, StoredError>;

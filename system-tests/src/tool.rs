@@ -1,9 +1,13 @@
 //! The operator's tools, as processes.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use crate::pipeline::Pipeline;
 use crate::process::path_of;
+
+/// How long a tool may take: one that waits for what never comes is a failure.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// Runs a tool against the pipeline.
 ///
@@ -16,10 +20,11 @@ pub async fn tool(pipeline: &Pipeline, arguments: &[&str]) -> Output {
 /// The same with further settings, which take the place of the pipeline's.
 ///
 /// # Panics
-/// If it cannot be started.
+/// If it cannot be started, or does not end within [`LONGEST`].
 pub async fn tool_with(pipeline: &Pipeline, further: &[(&str, &str)], arguments: &[&str]) -> Output {
-    let mut command = command(pipeline, further, arguments);
-    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+    let mut command = tokio::process::Command::from(command(pipeline, further, arguments));
+    let output = tokio::time::timeout(LONGEST, command.kill_on_drop(true).output());
+    output.await.unwrap_or_else(|_| panic!("{arguments:?} has not ended in {LONGEST:?}")).expect("it runs")
 }
 
 /// The same, not started yet.

@@ -9,7 +9,7 @@ use contract::erasure::{Erasure, Scope, author_hash};
 use contract::topic::RETENTION_MS;
 use contract::{Record, Timestamp};
 use synchronizer::erase::{Left, letters_left};
-use synchronizer::stored::{Stored, StoredError};
+use synchronizer::stored::Stored;
 use synchronizer::to_log::ToLog;
 use tokio::time::Instant;
 
@@ -38,6 +38,8 @@ pub struct Args {
 const SEGMENT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(500);
+/// How far the vendor's clock may be ahead of this one.
+const AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// How long nothing may come of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,9 +47,20 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let (dry_run, no_wait) = (args.dry_run, args.no_wait);
     let (what, mut erasure) = (what(&args), erasure(args));
     if matches!(erasure.scope, Scope::Author { .. }) {
-        erasure.erased_at = erasure.erased_at.max(last_written(&*world.stored, &erasure).await?);
+        let last = last_written(&*world.stored, &erasure).await?;
+        if last > erasure.erased_at && last.since(erasure.erased_at) > AHEAD {
+            println!(
+                "something says that it was written at {last}; it is left, for whoever covers that covers all until then"
+            );
+        } else {
+            erasure.erased_at = erasure.erased_at.max(last);
+        }
     }
     let before = left(&*world.stored, &erasure).await?;
+    if before.unreadable > 0 {
+        let unreadable = rows(before.unreadable);
+        println!("{unreadable} of this chat cannot be read, and may be of it: somebody wrote nonsense there");
+    }
     if dry_run {
         println!("{what}: {before} would be erased; nothing was done");
         return Ok(ExitCode::SUCCESS);
@@ -60,7 +73,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut last, mut since) = (before, Instant::now());
-    while last != Remains::default() {
+    while !last.is_nothing() {
         tokio::time::sleep(LOOK).await;
         let now = left(&*world.stored, &erasure).await?;
         if now != last {
@@ -71,7 +84,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
             );
         }
     }
-    if before == Remains::default() {
+    if before.is_nothing() {
         println!("this copy has no row of it now; what comes from now on is kept out");
         println!("is the id right? An erasure cannot be taken back");
         return Ok(ExitCode::SUCCESS);
@@ -126,15 +139,26 @@ pub struct Remains {
     pub rows: u64,
     /// Dead letters that hold something of it.
     pub letters: u64,
+    /// Rows of the chat of which nobody can tell.
+    pub unreadable: u64,
+}
+
+impl Remains {
+    /// Whether nothing is left that a synchronizer could erase.
+    fn is_nothing(&self) -> bool {
+        (self.rows, self.letters) == (0, 0)
+    }
+}
+
+fn rows(count: u64) -> String {
+    format!("{count} row{}", if count == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for Remains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let several = |count| if count == 1 { "" } else { "s" };
-        let Self { rows, letters } = *self;
-        write!(f, "{rows} row{}", several(rows))?;
-        if letters > 0 {
-            write!(f, " and {letters} dead letter{}", several(letters))?;
+        f.write_str(&rows(self.rows))?;
+        if self.letters > 0 {
+            write!(f, " and {} dead letter{}", self.letters, if self.letters == 1 { "" } else { "s" })?;
         }
         Ok(())
     }
@@ -143,15 +167,12 @@ impl fmt::Display for Remains {
 /// What the copy still has.
 ///
 /// # Errors
-/// If the copy cannot be read, or a row of it that may be one of them.
+/// If the copy cannot be read.
 pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Remains> {
     let (mut left, mut rows) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
         rows += page.len() as u64;
     }
-    if let Some(row) = left.unreadable.pop() {
-        return Err(StoredError::from(row).into());
-    }
-    let letters = letters_left(stored, erasure).await?.len() as u64;
-    Ok(Remains { rows, letters })
+    let letters = letters_left(stored, std::slice::from_ref(erasure)).await?.len() as u64;
+    Ok(Remains { rows, letters, unreadable: left.unreadable.len() as u64 })
 }

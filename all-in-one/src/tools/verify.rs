@@ -125,6 +125,8 @@ struct Remains<'a> {
     /// Rows that the copy still has, and dead letters that still hold something of it.
     rows_left: u64,
     letters_left: u64,
+    /// Rows of its chat that cannot be read, and may be of it.
+    unreadable: u64,
     /// When the log has forgotten what was appended before.
     log_forgets_by: Timestamp,
 }
@@ -133,12 +135,13 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
     let mut all = Vec::new();
     for erasure in erasures.iter() {
         let left = left(&*world.stored, erasure).await?;
-        let (rows_left, letters_left) = (left.rows, left.letters);
-        all.push(Remains { erasure, rows_left, letters_left, log_forgets_by: forgotten_by(erasure) });
+        let (rows_left, letters_left, unreadable) = (left.rows, left.letters, left.unreadable);
+        all.push(Remains { erasure, rows_left, letters_left, unreadable, log_forgets_by: forgotten_by(erasure) });
     }
     all.sort_by_key(|remains| (remains.erasure.erased_at, remains.erasure.key()));
     let versions = world.stored.erased_versions().await?;
-    let clean = versions == 0 && all.iter().all(|remains| (remains.rows_left, remains.letters_left) == (0, 0));
+    let clean = versions == 0
+        && all.iter().all(|remains| (remains.rows_left, remains.letters_left, remains.unreadable) == (0, 0, 0));
     if json {
         println!("{}", serde_json::to_string_pretty(&json!({ "erasures": all, "versions_left": versions }))?);
     } else {
@@ -156,7 +159,7 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
 }
 
 fn print_remains(remains: &Remains<'_>) {
-    let Remains { erasure, rows_left, letters_left, log_forgets_by } = remains;
+    let Remains { erasure, rows_left, letters_left, unreadable, log_forgets_by } = remains;
     let what = match &erasure.scope {
         Scope::Chat => String::new(),
         Scope::Message { message_id } => format!(", message {message_id}"),
@@ -174,6 +177,9 @@ fn print_remains(remains: &Remains<'_>) {
         (rows, letters) => format!("{rows} rows and {letters} dead letters LEFT"),
     };
     println!("  {left}; {log}");
+    if *unreadable > 0 {
+        println!("  {unreadable} rows of the chat CANNOT BE READ, and may be of it");
+    }
 }
 
 /// A bar on a terminal; nothing elsewhere.

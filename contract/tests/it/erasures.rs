@@ -82,9 +82,14 @@ fn what_nobody_understands_is_an_authors_if_it_has_the_name_between_quotes() {
     assert!(names(r#"{"chat_id":"c","id":"m","author":"ada \"x\"","text":7}"#));
     assert!(names(r#"{"chat_id":"c","author":"ada \"x\"","text":"cut in the mid"#), "it may be damaged");
     assert!(!names(r#"{"chat_id":"d","author":"ada \"x\""}"#), "another chat's");
-    assert!(!names(r#"{"chat_id":"c","author":"bob","text":"ada"}"#));
+    assert!(!names(r#"{"chat_id":"c","author":"bob","text":"ada \"x\""}"#), "it says who wrote it");
+    assert!(!names(&r#"{"chat_id":"c","author":"bob","text":""#.repeat(9)), "nor is it there");
     let written = |at: &str| names(&format!(r#"{{"chat_id":"c","author":"ada \"x\"","created_at":"{at}"}}"#));
     assert!(written("2029-12-31T23:59:59Z") && !written("2030-01-01T00:00:01Z"), "who comes back is not silenced");
+    let all = set([erased]);
+    let bars = |raw: &str| all.bars(&Record::Rejected(Rejected::new("external", "malformed", "", raw.as_bytes())));
+    assert!(bars(r#"{"chat_id":"c","author":"ada \"x\"","text":7}"#));
+    assert!(!bars(r#"{"chat_id":"c","author":"ada \"x\"","text":"cut in the mid"#), "it may be a later one");
 }
 
 #[test]

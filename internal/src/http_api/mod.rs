@@ -178,13 +178,25 @@ async fn messages(
         return Err(Problem::bad_request(format!("limit is from 1 to {MAX_LIMIT}")));
     }
     visible(&viewer, &chat)?;
-    match app.copy.messages(&chat, window.before.as_deref(), limit).await? {
-        Page::Messages(mut messages, more) => {
-            messages.retain(|row| !app.hub.hides(row));
-            Ok(Json(json!({ "messages": messages, "more": more })).into_response())
+    if app.hub.hides_chat(&chat) {
+        return Err(no_chat());
+    }
+    let mut before = window.before;
+    loop {
+        match app.copy.messages(&chat, before.as_deref(), limit).await? {
+            Page::Messages(mut messages, more) => {
+                let oldest = messages.first().map(|row| row.id.clone());
+                messages.retain(|row| !app.hub.hides(row));
+                // A page of which nothing may be shown would tell nobody where the next one begins.
+                if messages.is_empty() && more && oldest.is_some() {
+                    before = oldest;
+                    continue;
+                }
+                return Ok(Json(json!({ "messages": messages, "more": more })).into_response());
+            }
+            Page::NoChat => return Err(no_chat()),
+            Page::NoSuchPlace => return Err(Problem::bad_request("before names no message of this chat")),
         }
-        Page::NoChat => Err(no_chat()),
-        Page::NoSuchPlace => Err(Problem::bad_request("before names no message of this chat")),
     }
 }
 
@@ -198,7 +210,8 @@ async fn versions(
     let [(chat, message)] = &wanted;
     let rows = if viewer.may_see(chat) { app.history.versions(chat, message).await? } else { Vec::new() };
     let mut versions = versions_from(rows)?;
-    if app.copy.stored(&wanted).await?.iter().any(|row| app.hub.hides(row)) {
+    // Read after the versions: it may have been erased in between.
+    if app.copy.stored(&wanted).await?.iter().any(|row| row.version.is_erased() || app.hub.hides(row)) {
         versions.clear();
     }
     if versions.is_empty() {

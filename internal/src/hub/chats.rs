@@ -40,6 +40,11 @@ impl Chats {
         self.changed |= !std::mem::replace(&mut self.complete, true);
     }
 
+    /// As if it had never been read, until a record says that it was erased.
+    pub fn hide(&mut self, chat: &str) {
+        self.changed |= self.known.remove(chat).is_some();
+    }
+
     /// Whether the list has changed since this was asked last.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

@@ -21,6 +21,9 @@ impl Hub {
             return;
         }
         let mut state = self.lock();
+        if self.hides_chat(&chat) {
+            state.chats.hide(&chat);
+        }
         let partition = state.partition_of(&chat);
         for (_, ring) in state.rings.iter_mut().filter(|(at, _)| at.partition == partition) {
             ring.erase(|row| row.chat_id == chat && self.hides(row));

@@ -343,10 +343,9 @@ impl Hub {
     }
 
     /// Step 3: the load, then what was kept, then live.
-    pub fn finish_load(&self, connection: ConnectionId, chat: &str, mut snapshot: Snapshot) -> Loaded {
-        snapshot.messages.retain(|row| !self.hides(row));
+    pub fn finish_load(&self, connection: ConnectionId, chat: &str, snapshot: Snapshot) -> Loaded {
         let mut state = self.lock();
-        let plan = plan_load(&state, chat, snapshot, self.load_limit as usize);
+        let plan = plan_load(&state, chat, snapshot, self.load_limit as usize, |row| self.hides(row));
         let behind = plan.behind;
         let all_pushed = !behind && state.all_pushed(chat, &plan.positions);
         let resume = self.encode_token(chat, state.partition_of(chat), plan.positions);
@@ -392,7 +391,9 @@ impl Hub {
         // The log may hold an older version behind a newer one, which the client has.
         missed.retain(|row| {
             let name = name_of(row);
-            !state.pushes.has_newer(&name, &row.version) && !state.given.has_newer(&name, &row.version)
+            !self.hides(row)
+                && !state.pushes.has_newer(&name, &row.version)
+                && !state.given.has_newer(&name, &row.version)
         });
         let missed: Vec<ShownMessage> = missed.into_iter().cloned().collect();
         let ends = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();

@@ -24,13 +24,20 @@ pub(super) struct Plan {
     pub behind: bool,
 }
 
-pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: usize) -> Plan {
+/// Whatever it `hides` is left out, but where the window begins it tells all the same.
+pub(super) fn plan_load(
+    state: &State,
+    chat: &str,
+    snapshot: Snapshot,
+    limit: usize,
+    hides: impl Fn(&ShownMessage) -> bool,
+) -> Plan {
     let full = snapshot.messages.len() >= limit;
     let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
     // What the store had may be older than an erasure whose record the ring does not reach back to.
     let is_erased_since =
         |message: &ShownMessage| !message.version.is_erased() && state.erased.contains(&name_of(message));
-    let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message));
+    let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message) && !hides(message));
     let mut rows: HashMap<String, ShownMessage> = messages.map(|message| (message.id.clone(), message)).collect();
     // Until the partitions are known, nothing is known to be complete.
     let mut behind = state.partitions == 0;
@@ -43,6 +50,7 @@ pub(super) fn plan_load(state: &State, chat: &str, snapshot: Snapshot, limit: us
         from_ring.extend(ring.rows(chat, stored.unwrap_or(0)));
     }
     from_ring.extend(state.early.rows(chat));
+    from_ring.retain(|row| !hides(row));
     for row in &from_ring {
         let newest = rows.entry(row.id.clone()).or_insert_with(|| (*row).clone());
         if row.version > newest.version {

@@ -81,6 +81,7 @@ impl Follow {
             for (at, held) in self.begin(&mut *reader, assigned).await? {
                 take(Told::Begins(&at));
                 let start = self.start(held);
+                awaited.remove(&at);
                 if start < held.end {
                     awaited.insert(at.clone(), held.end);
                 }
@@ -113,8 +114,9 @@ impl Follow {
         }
     }
 
-    /// Where every partition ends that holds something.
+    /// Where every partition ends that holds something. Before the topic is there nothing is known of it.
     async fn ends(&self) -> Result<Positions, LogError> {
+        self.is_there().await?;
         let mut ends = Positions::new();
         for topic in std::iter::once(&self.topic.base).chain(&self.mirrors) {
             if self.log.partitions(topic).await?.is_some() {
@@ -125,11 +127,15 @@ impl Follow {
         Ok(ends)
     }
 
-    async fn is_still_the_same(&self, next: &Positions) -> Result<(), LogError> {
+    async fn is_there(&self) -> Result<(), LogError> {
         let base = &self.topic.base;
-        if self.log.partitions(base).await?.is_none() {
-            return Err(LogError::Unavailable(format!("there is no topic {base}")));
-        }
+        let there = self.log.partitions(base).await?;
+        there.map(drop).ok_or_else(|| LogError::Unavailable(format!("there is no topic {base}")))
+    }
+
+    async fn is_still_the_same(&self, next: &Positions) -> Result<(), LogError> {
+        self.is_there().await?;
+        let base = &self.topic.base;
         for (id, held) in self.log.offsets(base).await? {
             let at = TopicPartition::new(base.as_str(), id);
             if next.get(&at).is_some_and(|next| held.end < *next) {

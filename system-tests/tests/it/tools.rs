@@ -92,6 +92,10 @@ async fn rows_that_cannot_be_read_hide_no_others() {
     assert!(!unproven.status.success(), "{}", printed(&unproven));
     assert!(printed(&unproven).contains(&format!("{spoilt}: its version")), "{}", printed(&unproven));
 
+    let asked = tool(&pipeline, &["erase", "--chat", &chat, "--author", "nobody", "--dry-run"]).await;
+    assert!(asked.status.success(), "{}", printed(&asked));
+    assert!(printed(&asked).contains("1 row of this chat cannot be read"), "{}", printed(&asked));
+
     // The round comes to its end, and what can be mended is.
     let done = tool(&pipeline, &["reconcile", "--reason", "the test did harm"]).await;
     assert!(done.status.success(), "{}", printed(&done));

@@ -90,9 +90,9 @@ impl Erase {
 
     /// Of the dead letters that hold something of it nothing is left but that they were there.
     async fn empty_letters(&self, erasures: &[Erasure]) -> Result<(), StoredError> {
-        for digest in letters_left(&*self.stored, erasures).await? {
+        for letter in letters_left(&*self.stored, erasures).await? {
             let gone = Record::Rejected(Rejected::erased(&self.source));
-            until_taken(|| self.to_log.append_retry(&gone, &digest)).await;
+            until_taken(|| self.to_log.append_retry(&gone, &letter.digest)).await;
             metrics::counter!("chat_sync_erased_letters_total").increment(1);
         }
         Ok(())
@@ -149,11 +149,11 @@ fn waits_for_the_copy(error: StoredError) {
     tracing::debug!(%error, "erasing waits for the copy");
 }
 
-/// The dead letters that still hold something of these: what nobody understood never was a row. By digest.
+/// The dead letters that still hold something of these: what nobody understood never was a row.
 ///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<Vec<String>, StoredError> {
+pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<Vec<HeldLetter>, StoredError> {
     let (mut left, mut after) = (Vec::new(), String::new());
     if erasures.is_empty() {
         return Ok(left);
@@ -162,10 +162,8 @@ pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<V
         let page = stored.held_letters(&after, LETTERS).await?;
         let Some(last) = page.last() else { return Ok(left) };
         after = last.digest.clone();
-        let is_about =
-            |letter: &HeldLetter, erasure: &Erasure| erasure.is_named_in(&letter.raw, letter.record_key.as_deref());
-        let about = page.into_iter().filter(|letter| erasures.iter().any(|erasure| is_about(letter, erasure)));
-        left.extend(about.map(|letter| letter.digest));
+        let is_about = |letter: &HeldLetter| erasures.iter().any(|erasure| letter.is_about(erasure));
+        left.extend(page.into_iter().filter(is_about));
     }
 }
 

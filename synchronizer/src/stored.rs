@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use contract::erasure::Erasure;
 use contract::{Chat, Message, Version};
 use platform::event_log::TopicPartition;
 use platform::retry;
@@ -92,6 +93,13 @@ pub struct HeldLetter {
     pub record_key: Option<String>,
     /// An item of the source or a record of the log, cut to 256 KiB.
     pub raw: String,
+}
+
+impl HeldLetter {
+    /// Whether it holds something that is to be erased.
+    pub fn is_about(&self, erasure: &Erasure) -> bool {
+        erasure.is_named_in(&self.raw, self.record_key.as_deref())
+    }
 }
 
 /// A reconcile that somebody asked for.

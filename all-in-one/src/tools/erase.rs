@@ -8,8 +8,9 @@ use anyhow::bail;
 use contract::erasure::{Erasure, Scope, author_hash};
 use contract::topic::RETENTION_MS;
 use contract::{Record, Timestamp};
+use serde::Serialize;
 use synchronizer::erase::{Left, letters_left};
-use synchronizer::stored::Stored;
+use synchronizer::stored::{HeldLetter, Stored};
 use synchronizer::to_log::ToLog;
 use tokio::time::Instant;
 
@@ -134,10 +135,12 @@ fn erasure(args: Args) -> Erasure {
 }
 
 /// What a copy still has of an erasure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Remains {
+    #[serde(rename = "rows_left")]
     pub rows: u64,
     /// Dead letters that hold something of it.
+    #[serde(rename = "letters_left")]
     pub letters: u64,
     /// Rows of the chat of which nobody can tell.
     pub unreadable: u64,
@@ -145,7 +148,7 @@ pub struct Remains {
 
 impl Remains {
     /// Whether nothing is left that a synchronizer could erase.
-    fn is_nothing(&self) -> bool {
+    pub fn is_nothing(&self) -> bool {
         (self.rows, self.letters) == (0, 0)
     }
 }
@@ -168,11 +171,20 @@ impl fmt::Display for Remains {
 ///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Remains> {
+async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Remains> {
+    let letters = letters_left(stored, std::slice::from_ref(erasure)).await?;
+    remains(stored, erasure, &letters).await
+}
+
+/// The same, with dead letters that may be of it.
+///
+/// # Errors
+/// If the copy cannot be read.
+pub async fn remains(stored: &dyn Stored, erasure: &Erasure, letters: &[HeldLetter]) -> anyhow::Result<Remains> {
     let (mut left, mut rows) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
         rows += page.len() as u64;
     }
-    let letters = letters_left(stored, std::slice::from_ref(erasure)).await?.len() as u64;
+    let letters = letters.iter().filter(|letter| letter.is_about(erasure)).count() as u64;
     Ok(Remains { rows, letters, unreadable: left.unreadable.len() as u64 })
 }

@@ -15,11 +15,12 @@ use platform::config::Secret;
 use serde::Serialize;
 use serde_json::json;
 use synchronizer::budget::Budgeted;
+use synchronizer::erase::letters_left;
 use synchronizer::erasures;
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::verify::{Difference, How, Report, Verify};
 
-use super::erase::{forgotten_by, left};
+use super::erase::{Remains, forgotten_by, remains};
 use super::{World, reached};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -117,49 +118,47 @@ impl FromStr for Other {
     }
 }
 
-/// What is left of an erasure.
+/// What became of an erasure.
 #[derive(Serialize)]
-struct Remains<'a> {
+struct Erased<'a> {
     #[serde(flatten)]
     erasure: &'a Erasure,
-    /// Rows that the copy still has, and dead letters that still hold something of it.
-    rows_left: u64,
-    letters_left: u64,
-    /// Rows of its chat that cannot be read, and may be of it.
-    unreadable: u64,
+    #[serde(flatten)]
+    left: Remains,
     /// When the log has forgotten what was appended before.
     log_forgets_by: Timestamp,
 }
 
 async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Result<ExitCode> {
+    let asked_for: Vec<Erasure> = erasures.iter().cloned().collect();
+    let letters = letters_left(&*world.stored, &asked_for).await?;
     let mut all = Vec::new();
-    for erasure in erasures.iter() {
-        let left = left(&*world.stored, erasure).await?;
-        let (rows_left, letters_left, unreadable) = (left.rows, left.letters, left.unreadable);
-        all.push(Remains { erasure, rows_left, letters_left, unreadable, log_forgets_by: forgotten_by(erasure) });
+    for erasure in &asked_for {
+        let left = remains(&*world.stored, erasure, &letters).await?;
+        all.push(Erased { erasure, left, log_forgets_by: forgotten_by(erasure) });
     }
-    all.sort_by_key(|remains| (remains.erasure.erased_at, remains.erasure.key()));
+    all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));
     let versions = world.stored.erased_versions().await?;
-    let clean = versions == 0
-        && all.iter().all(|remains| (remains.rows_left, remains.letters_left, remains.unreadable) == (0, 0, 0));
+    let clean = versions == 0 && all.iter().all(|erased| erased.left == Remains::default());
     if json {
         println!("{}", serde_json::to_string_pretty(&json!({ "erasures": all, "versions_left": versions }))?);
     } else {
-        all.iter().for_each(print_remains);
+        all.iter().for_each(print_erased);
         if versions > 0 {
             println!("{versions} versions of erased messages are LEFT in the history");
         }
         let left = if clean { "nothing is left of them in this copy" } else { "something is LEFT" };
         match all.len() {
             0 => println!("no erasure was asked for, as far as this log tells"),
+            1 => println!("1 erasure; {left}"),
             count => println!("{count} erasures; {left}"),
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_remains(remains: &Remains<'_>) {
-    let Remains { erasure, rows_left, letters_left, unreadable, log_forgets_by } = remains;
+fn print_erased(erased: &Erased<'_>) {
+    let Erased { erasure, left, log_forgets_by } = erased;
     let what = match &erasure.scope {
         Scope::Chat => String::new(),
         Scope::Message { message_id } => format!(", message {message_id}"),
@@ -171,14 +170,10 @@ fn print_remains(remains: &Remains<'_>) {
     } else {
         "Kafka has forgotten it".to_owned()
     };
-    let left = match (rows_left, letters_left) {
-        (0, 0) => "no row left".to_owned(),
-        (rows, 0) => format!("{rows} rows LEFT"),
-        (rows, letters) => format!("{rows} rows and {letters} dead letters LEFT"),
-    };
-    println!("  {left}; {log}");
-    if *unreadable > 0 {
-        println!("  {unreadable} rows of the chat CANNOT BE READ, and may be of it");
+    let words = if left.is_nothing() { "no row left".to_owned() } else { format!("{left} LEFT") };
+    println!("  {words}; {log}");
+    if left.unreadable > 0 {
+        println!("  {} rows of the chat CANNOT BE READ, and may be of it", left.unreadable);
     }
 }
 

@@ -88,7 +88,7 @@ async fn a_message_is_erased_and_the_source_does_not_bring_it_back() {
     assert_eq!(stored(&pool, &secret).await, Some((None, None, 0)));
     verifies(&pipeline).await;
     let said = does(&pipeline, &["verify", "--erased"]).await;
-    assert!(said.contains("1 erasures; nothing is left of them in this copy"), "{said}");
+    assert!(said.contains("1 erasure; nothing is left of them in this copy"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +130,7 @@ async fn an_author_is_erased_up_to_now_and_a_chat_for_good() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(harm)).execute(&pool).await.unwrap();
     let left = tool(&pipeline, &["verify", "--erased"]).await;
     assert_eq!(left.status.code(), Some(1), "{}", printed(&left));
-    assert!(printed(&left).contains("1 rows LEFT"), "{}", printed(&left));
+    assert!(printed(&left).contains("1 row LEFT"), "{}", printed(&left));
     let differs = tool(&pipeline, &["verify", "--allow-lag", "1s"]).await;
     assert_eq!(differs.status.code(), Some(1), "{}", printed(&differs));
     let named = format!("message {} was to be erased and is in the copy", of_bob[0]);
@@ -199,7 +199,7 @@ async fn what_nobody_understood_is_erased_too() {
     does(&pipeline, &["erase", "--chat", &chat, "--message", of_eve, "--no-wait"]).await;
     let left = tool(&pipeline, &["verify", "--erased"]).await;
     assert_eq!(left.status.code(), Some(1), "{}", printed(&left));
-    assert!(printed(&left).contains("0 rows and 1 dead letters LEFT"), "{}", printed(&left));
+    assert!(printed(&left).contains("0 rows and 1 dead letter LEFT"), "{}", printed(&left));
     pipeline.synchronizer.start_again();
     eventually!(letter(&pool, by_eve).await == gone, "it is emptied");
 
@@ -335,7 +335,7 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
     for settings in [&in_a[..], &in_b[..]] {
         let said = tool_with(&regions.a, settings, &["verify", "--erased"]).await;
         assert!(said.status.success(), "{}", printed(&said));
-        assert!(printed(&said).contains("1 erasures; nothing is left"), "{}", printed(&said));
+        assert!(printed(&said).contains("1 erasure; nothing is left"), "{}", printed(&said));
     }
     // Whichever region is lost with its Kafka, the other one still has what was asked for, and gives it back.
     let topic = contract::Topics::with_suffix(&regions.a.topic_suffix).erasures;

@@ -36,6 +36,10 @@ pub struct State {
     pub drift: Option<u64>,
     /// The last request that was taken up.
     pub request: i64,
+    /// When the source was last known to be read to its end, with nothing missing here: of whatever gap comes next, nothing
+    /// before that is.
+    #[serde(default)]
+    pub fresh_as_of: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -102,22 +106,36 @@ impl Agenda {
         self.changed.notify_one();
     }
 
-    /// Changes may be missing, and the feed is still to be read from its beginning: the round waits for that.
-    pub fn ask_and_hold(&self, reason: &str, complete_as_of: Option<Timestamp>) {
-        let under_way = self.gap();
+    /// The same of after the source was last known to be read to its end.
+    pub fn ask_in_gap(&self, reason: &str) {
+        let complete_as_of = self.lock().state.fresh_as_of;
         self.ask_since(reason, complete_as_of);
+    }
+
+    /// The source was read to its end at that moment, and all of it is here, unless there is a gap.
+    pub fn note_fresh(&self, at: Timestamp) {
+        let mut shared = self.lock();
+        if !shared.gap() {
+            shared.state.fresh_as_of = shared.state.fresh_as_of.max(Some(at));
+        }
+    }
+
+    /// Changes may be missing, and the feed is still to be read from its beginning: the round waits for that.
+    pub fn ask_and_hold(&self, reason: &str) {
+        let under_way = self.gap();
+        self.ask_in_gap(reason);
         if !under_way {
             self.lock().held = true;
         }
     }
 
     /// The feed is read from its beginning now. What was listed before may have changed in between, and left it.
-    pub fn release(&self, reason: &str, complete_as_of: Option<Timestamp>) {
+    pub fn release(&self, reason: &str) {
         let was_held = std::mem::take(&mut self.lock().held);
         if was_held {
             self.changed.notify_one();
         } else {
-            self.ask_since(reason, complete_as_of);
+            self.ask_in_gap(reason);
         }
     }
 
@@ -311,6 +329,27 @@ mod tests {
     }
 
     #[test]
+    fn the_next_leader_knows_up_to_when_nothing_was_missing_before_the_gap() {
+        let at = |second: u64| Timestamp::from_micros(1_767_000_000_000_000 + second * 1_000_000).unwrap();
+        let agenda = Agenda::default();
+        agenda.note_fresh(at(5));
+        let next = Agenda::new(agenda.state(), false);
+        next.ask_and_hold("the cursor has expired");
+        next.note_fresh(at(9));
+        next.release("the feed is read from its beginning");
+        let (round, number) = under_way(&next);
+        assert_eq!(round.complete_as_of, Some(at(5)), "what is read within a gap does not count");
+        next.ask_in_gap("the cursor has expired once more");
+        assert_eq!(under_way(&next).0.complete_as_of, Some(at(5)));
+        assert!(!next.finish(&round, number));
+        let (round, number) = under_way(&next);
+        assert!(next.finish(&round, number));
+        next.note_fresh(at(12));
+        next.ask_in_gap("a new generation");
+        assert_eq!(under_way(&next).0.complete_as_of, Some(at(12)));
+    }
+
+    #[test]
     fn a_gap_takes_the_place_of_a_slow_round() {
         let agenda = Agenda::default();
         agenda.ask("slow");
@@ -322,9 +361,9 @@ mod tests {
     #[test]
     fn a_round_is_held_until_the_feed_is_read_from_its_beginning() {
         let agenda = Agenda::default();
-        agenda.ask_and_hold("no checkpoint", None);
+        agenda.ask_and_hold("no checkpoint");
         assert!(agenda.round().0.is_none() && agenda.gap());
-        agenda.release("the feed", None);
+        agenda.release("the feed");
         assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
         // A leader that is killed now leaves a round that its follower must not do before it has read the feed.
         let next = Agenda::new(agenda.state(), true);
@@ -334,7 +373,7 @@ mod tests {
     #[test]
     fn a_round_is_held_no_longer_where_another_region_read_the_feed() {
         let agenda = Agenda::default();
-        agenda.ask_and_hold("no checkpoint", None);
+        agenda.ask_and_hold("no checkpoint");
         agenda.release_held();
         assert_eq!(under_way(&agenda).0.reason, "no checkpoint");
         agenda.release_held();

@@ -109,7 +109,7 @@ impl Leader {
         };
         let agenda = Agenda::new(reconcile.clone().unwrap_or_default(), remembered.cursor().is_none());
         if reconcile.is_none() {
-            agenda.ask_and_hold("no checkpoint", None);
+            agenda.ask_and_hold("no checkpoint");
         }
         let place = Mutex::new(Place {
             remembered,
@@ -241,6 +241,7 @@ impl Leader {
                         self.polled.send_replace(Instant::now().checked_sub(MIRROR));
                     }
                     self.shared.reaches(&whole.region, whole.at);
+                    whole.fresh_as_of.into_iter().for_each(|fresh| self.agenda.note_fresh(fresh));
                     self.world.to_log.stand_by(&whole, self.agenda.state()).await
                 }
                 None => self.world.to_log.ends().await.map(drop),
@@ -290,8 +291,7 @@ impl Leader {
                 Outcome::CursorExpired(why) if cursor.is_some() => {
                     tracing::warn!(why, "the cursor has expired");
                     // First: whoever leads next must know of the gap before the cursor is forgotten.
-                    let complete_as_of = self.place().fresh_as_of;
-                    self.agenda.ask_and_hold("the cursor has expired", complete_as_of);
+                    self.agenda.ask_and_hold("the cursor has expired");
                     self.place().remembered =
                         Remembered::new(None, self.world.settings.remembered_for(), Instant::now());
                     // A source that knows no cursor for long is not asked for the whole of its feed again and again.
@@ -317,16 +317,13 @@ impl Leader {
             place.silent = None;
             place.remembered.go_on(started);
         }
-        let (earlier, from_beginning, complete_as_of) = {
-            let place = self.place();
-            (place.generation, place.remembered.cursor().is_none(), place.fresh_as_of)
-        };
+        let earlier = self.place().generation;
         if earlier.is_some_and(|earlier| earlier != page.generation) {
-            self.agenda.ask_since("the feed began a new generation", complete_as_of);
+            self.agenda.ask_in_gap("the feed began a new generation");
         }
-        if from_beginning {
+        if self.place().remembered.cursor().is_none() {
             // What was listed before the feed was read from its beginning may have changed in between, and left it.
-            self.agenda.release("the feed is read from its beginning", complete_as_of);
+            self.agenda.release("the feed is read from its beginning");
         }
         let (rows, more) = (page.items.len() as u64, page.more);
         let records = self.translate(&page);
@@ -340,6 +337,7 @@ impl Leader {
         if !more && !gap {
             // The moment of asking: what came later may be missing from the answer.
             place.fresh_as_of = Some(asked);
+            self.agenda.note_fresh(asked);
         }
         if !more {
             self.polled.send_replace(Some(started));

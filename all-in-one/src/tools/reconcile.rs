@@ -36,7 +36,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     loop {
         tokio::time::sleep(LOOK).await;
         let checkpoint = to_log.checkpoint().await?;
-        let State { round, last, request: taken, drift: _ } =
+        let State { round, last, request: taken, drift: _, fresh_as_of: _ } =
             checkpoint.map(|found| found.reconcile).unwrap_or_default();
         if taken != request {
             if asked.elapsed() > PATIENCE {

@@ -82,19 +82,29 @@ impl Erasure {
     /// Whether what nobody understands is about what is erased: whether it names it, as JSON does, or has its key. What says
     /// who wrote it is judged by that; of the rest, whatever has an author's name between quotes may be theirs.
     pub fn is_named_in(&self, raw: &str, key: Option<&str>) -> bool {
-        let is_author = |text: &str| author_hash(&self.chat_id, text);
-        self.names(raw, key, |erased| {
-            By::read(raw)
-                .map_or_else(|| strings(raw).any(|text| is_author(&text) == *erased), |by| self.is_by(&by, erased))
-        })
+        let by = By::read(raw);
+        let is_of_author = |erased: &str| match &by {
+            By { created_at: Some(at), .. } if *at > self.erased_at => false,
+            By { author: Some(author), .. } => author_hash(&self.chat_id, author) == erased,
+            By { .. } => strings(raw).any(|text| author_hash(&self.chat_id, &text) == erased),
+        };
+        self.names(raw, key, is_of_author)
     }
 
-    /// Whether an item must not be appended. One of which nobody can tell who wrote it may be a later one's, and becomes a dead letter first.
+    /// Whether an item must not be appended. One of which nobody can tell who wrote it, and when, may be a later one's, and becomes a
+    /// dead letter first.
     fn bars_item(&self, raw: &str) -> bool {
-        self.names(raw, None, |erased| By::read(raw).is_some_and(|by| self.is_by(&by, erased)))
+        let by = By::read(raw);
+        let is_of_author = |erased: &str| match &by {
+            By { author: Some(author), created_at: Some(at) } => {
+                *at <= self.erased_at && author_hash(&self.chat_id, author) == erased
+            }
+            By { .. } => false,
+        };
+        self.names(raw, None, is_of_author)
     }
 
-    fn names(&self, raw: &str, key: Option<&str>, is_of_author: impl Fn(&String) -> bool) -> bool {
+    fn names(&self, raw: &str, key: Option<&str>, is_of_author: impl Fn(&str) -> bool) -> bool {
         let names = |id: &str| raw.contains(&quoted(id));
         let behind_chat = key.and_then(|key| key.strip_prefix(&self.chat_id));
         let is_of_chat =
@@ -108,27 +118,22 @@ impl Erasure {
                 Scope::Author { author_hash } => is_of_author(author_hash),
             }
     }
-
-    fn is_by(&self, by: &By, erased: &str) -> bool {
-        by.created_at().is_none_or(|at| at <= self.erased_at) && author_hash(&self.chat_id, &by.author) == erased
-    }
 }
 
-/// Who wrote what nobody understands otherwise.
-#[derive(Deserialize)]
+/// Who wrote what nobody understands otherwise, and when, as far as it says so.
 struct By {
-    author: String,
-    #[serde(default)]
-    created_at: serde_json::Value,
+    author: Option<String>,
+    created_at: Option<Timestamp>,
 }
 
 impl By {
-    fn read(raw: &str) -> Option<Self> {
-        serde_json::from_str(raw).ok()
-    }
-
-    fn created_at(&self) -> Option<Timestamp> {
-        self.created_at.as_str()?.parse().ok()
+    fn read(raw: &str) -> Self {
+        let item: serde_json::Value = serde_json::from_str(raw).unwrap_or_default();
+        let text = |name: &str| item.get(name).and_then(serde_json::Value::as_str);
+        Self {
+            author: text("author").map(str::to_owned),
+            created_at: text("created_at").and_then(|at| at.parse().ok()),
+        }
     }
 }
 

@@ -75,6 +75,7 @@ function forgetErased(gone) {
 /** After a reconnect, what was shown before the load is fetched again, before anything disappears. */
 async function loaded(copy, shownFrom, changed) {
   const chat = open;
+  if (copy.empty) await fetchOlder(copy);
   while (shownFrom && copy.floor && before(shownFrom, copy.floor) && !thread.atEnd && (await fetchOlder(copy)));
   if (chat !== open) return;
   draw(changed);
@@ -184,10 +185,11 @@ function read(message) {
 /** Fetches the `limit` messages before the oldest that is known without a hole; gives whether there may be more. */
 async function fetchOlder(copy, limit = 100) {
   const asked = copy.floor;
-  if (copy.complete || !asked) return false;
-  const query = `limit=${limit}&before=${encodeURIComponent(asked.id)}`;
+  if (copy.complete || (!asked && !copy.empty)) return false;
+  const chat = [...copies].find(([, known]) => known === copy)?.[0];
+  const query = `limit=${limit}${asked ? `&before=${encodeURIComponent(asked.id)}` : ""}`;
   try {
-    const response = await ask(`/api/chats/${encodeURIComponent(asked.chat_id)}/messages?${query}`);
+    const response = await ask(`/api/chats/${encodeURIComponent(chat)}/messages?${query}`);
     if (!response.ok) return false;
     return copy.older(await response.json(), asked) && !copy.complete;
   } catch {

@@ -16,6 +16,7 @@ export class Copy {
     this.byId = new Map();
     this.order = []; // all of them, by place
     this.floor = null; // the oldest message of the part that has no holes
+    this.empty = false; // whether a load brought nothing although there is something before it
     this.complete = false; // whether that part begins with the chat's first message
     this.resume = null;
     this.behind = true; // until a load that is not
@@ -66,6 +67,7 @@ export class Copy {
     if (!behind || !this.floor) {
       this.floor = messages[0] ?? null;
       this.complete = !more && !behind;
+      this.empty = more && !messages.length; // what it would have brought must not be shown
     }
     this.behind = behind;
     this.resume = behind ? null : resume;
@@ -81,7 +83,8 @@ export class Copy {
   /** A page of older messages, asked for when the floor was `asked`; one that comes late is no use. */
   older({ messages, more }, asked) {
     this.merge(messages);
-    if (this.floor?.id !== asked.id) return false;
+    if (this.floor?.id !== asked?.id) return false;
+    this.empty = false;
     if (messages.length) this.floor = messages[0];
     this.complete = !more;
     return true;

@@ -15,7 +15,7 @@ use platform::retry;
 use crate::append::Appender;
 use crate::erasures::Erasures;
 use crate::region::Region;
-use crate::stored::{HeldLetter, Rows, Stored, StoredError, Unreadable, has_all, patiently};
+use crate::stored::{Rows, Stored, StoredError, Unreadable, has_all, patiently};
 use crate::to_log::ToLog;
 
 /// How many rows are read and appended at once.
@@ -90,9 +90,9 @@ impl Erase {
 
     /// Of the dead letters that hold something of it nothing is left but that they were there.
     async fn empty_letters(&self, erasures: &[Erasure]) -> Result<(), StoredError> {
-        for letter in letters_left(&*self.stored, erasures).await? {
+        for (digest, _) in letters_left(&*self.stored, erasures).await? {
             let gone = Record::Rejected(Rejected::erased(&self.source));
-            until_taken(|| self.to_log.append_retry(&gone, &letter.digest)).await;
+            until_taken(|| self.to_log.append_retry(&gone, &digest)).await;
             metrics::counter!("chat_sync_erased_letters_total").increment(1);
         }
         Ok(())
@@ -149,11 +149,11 @@ fn waits_for_the_copy(error: StoredError) {
     tracing::debug!(%error, "erasing waits for the copy");
 }
 
-/// The dead letters that still hold something of these: what nobody understood never was a row.
+/// The dead letters that still hold something of these, by digest, each with which of them: what nobody understood never was a row.
 ///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<Vec<HeldLetter>, StoredError> {
+pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<Vec<(String, Vec<usize>)>, StoredError> {
     let (mut left, mut after) = (Vec::new(), String::new());
     if erasures.is_empty() {
         return Ok(left);
@@ -162,8 +162,14 @@ pub async fn letters_left(stored: &dyn Stored, erasures: &[Erasure]) -> Result<V
         let page = stored.held_letters(&after, LETTERS).await?;
         let Some(last) = page.last() else { return Ok(left) };
         after = last.digest.clone();
-        let is_about = |letter: &HeldLetter| erasures.iter().any(|erasure| letter.is_about(erasure));
-        left.extend(page.into_iter().filter(is_about));
+        for letter in page {
+            let about: Vec<usize> = (0..erasures.len()).filter(|at| letter.is_about(&erasures[*at])).collect();
+            if !about.is_empty() {
+                left.push((letter.digest, about));
+            }
+            // Long letters and many erasures: others have work to do too.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -217,7 +223,12 @@ impl<'a> Left<'a> {
             }
         };
         self.unreadable.extend(rows.unreadable);
-        let covered = rows.readable.into_iter().filter(|row| !row.is_erased() && self.erasure.covers(row));
+        let (erased, rows): (Vec<_>, Vec<_>) = rows.readable.into_iter().partition(contract::Message::is_erased);
+        // No record is newer than one that erases: what somebody wrote into such a row stays until somebody takes it away.
+        let holds = erased.into_iter().filter(|row| row.author.is_some() || row.text.is_some());
+        self.unreadable
+            .extend(holds.map(|row| Unreadable { id: row.id, why: "erased, and holds something all the same".into() }));
+        let covered = rows.into_iter().filter(|row| self.erasure.covers(row));
         Ok(Some(covered.map(|row| Record::Message(row.erased())).collect()))
     }
 }

@@ -215,6 +215,7 @@ impl Leader {
         if reason == Reason::Alone || self.before == Before::Polled {
             metrics::histogram!("chat_sync_takeover_seconds").record(self.elected.elapsed().as_secs_f64());
         }
+        self.look_for_holes();
         let Some(whole) = self.world.region.take_whole() else { return };
         self.move_to(&whole);
         if whole.gap {

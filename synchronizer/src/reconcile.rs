@@ -154,7 +154,9 @@ impl Reconcile {
             now != number || round.is_some_and(|round| round.again)
         };
         while Instant::now() < until && !asked_for() {
-            self.look_at_what_differs(number).await;
+            if !round.gap {
+                self.look_at_what_differs(number).await;
+            }
             tokio::time::sleep(LOOK).await;
         }
     }

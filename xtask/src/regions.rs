@@ -76,7 +76,7 @@ impl Region {
 
     fn service(&self, name: &'static str, port: u16) -> anyhow::Result<Server> {
         let regions = REGIONS.map(|(name, page)| format!("{name}=http://127.0.0.1:{page}")).join(",");
-        // The copy is read from the replica as long as it is there: rows and progress come in one snapshot.
+        // Whoever reads takes either: rows and progress come in one snapshot. Who writes is found by asking.
         let nodes = match name {
             "writer" => [self.primary, self.replica],
             _ => [self.replica, self.primary],

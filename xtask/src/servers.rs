@@ -172,7 +172,15 @@ pub fn mirror(folder: &Path, source: &(&str, String), target: &(&str, String), t
     std::fs::write(&file, settings)?;
     let mut command = java(&fetch::kafka()?, 192);
     command.arg("org.apache.kafka.connect.mirror.MirrorMaker").arg(&file).args(["--clusters", target.0]);
-    Server::spawn("mirror", folder, &mut command)
+    Server::spawn("mirror", folder, &mut supervised(&command))
+}
+
+/// It is started again whenever it ends, and ends with whoever does that, however that one ends.
+fn supervised(command: &Command) -> Command {
+    let mut supervisor = Command::new("sh");
+    supervisor.args(["-c", "while :; do setpriv --pdeathsig KILL -- \"$@\"; sleep 2; done", "supervisor"]);
+    supervisor.arg(command.get_program()).args(command.get_args());
+    supervisor
 }
 
 pub fn redis_at(folder: &Path, port: u16) -> anyhow::Result<Server> {

@@ -10,7 +10,7 @@ use contract::topic::RETENTION_MS;
 use contract::{Record, Timestamp};
 use serde::Serialize;
 use synchronizer::erase::{Left, letters_left};
-use synchronizer::stored::{HeldLetter, Stored};
+use synchronizer::stored::Stored;
 use synchronizer::to_log::ToLog;
 use tokio::time::Instant;
 
@@ -48,13 +48,10 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     let (dry_run, no_wait) = (args.dry_run, args.no_wait);
     let (what, mut erasure) = (what(&args), erasure(args));
     if matches!(erasure.scope, Scope::Author { .. }) {
-        let last = last_written(&*world.stored, &erasure).await?;
-        if last > erasure.erased_at && last.since(erasure.erased_at) > AHEAD {
-            println!(
-                "something says that it was written at {last}; it is left, for whoever covers that covers all until then"
-            );
-        } else {
-            erasure.erased_at = erasure.erased_at.max(last);
+        let (last, beyond) = last_written(&*world.stored, &erasure).await?;
+        erasure.erased_at = erasure.erased_at.max(last);
+        if beyond > 0 {
+            println!("{} say that they were written more than a day from now, and are left", rows(beyond));
         }
     }
     let before = left(&*world.stored, &erasure).await?;
@@ -103,17 +100,21 @@ pub fn forgotten_by(erasure: &Erasure) -> Timestamp {
 }
 
 /// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.
-async fn last_written(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Timestamp> {
+/// And how many say that they are of later than any clock can be ahead: whoever covers these covers all until then.
+async fn last_written(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<(Timestamp, u64)> {
     let whenever = Erasure { erased_at: "9999-12-31T23:59:59Z".parse()?, ..erasure.clone() };
-    let (mut left, mut last) = (Left::of(stored, &whenever), Timestamp::default());
+    let (mut left, mut last, mut beyond) = (Left::of(stored, &whenever), Timestamp::default(), 0);
     while let Some(page) = left.next().await? {
-        let written = page.iter().filter_map(|record| match record {
+        let written = page.into_iter().filter_map(|record| match record {
             Record::Message(message) => Some(message.created_at),
             _ => None,
         });
-        last = written.chain([last]).max().unwrap_or_default();
+        for at in written {
+            // `since` is zero for what lies in the past.
+            if at.since(erasure.erased_at) > AHEAD { beyond += 1 } else { last = last.max(at) }
+        }
     }
-    Ok(last)
+    Ok((last, beyond))
 }
 
 fn what(args: &Args) -> String {
@@ -172,19 +173,18 @@ impl fmt::Display for Remains {
 /// # Errors
 /// If the copy cannot be read.
 async fn left(stored: &dyn Stored, erasure: &Erasure) -> anyhow::Result<Remains> {
-    let letters = letters_left(stored, std::slice::from_ref(erasure)).await?;
-    remains(stored, erasure, &letters).await
+    let letters = letters_left(stored, std::slice::from_ref(erasure)).await?.len() as u64;
+    remains(stored, erasure, letters).await
 }
 
-/// The same, with dead letters that may be of it.
+/// The same, where it is known how many dead letters there are.
 ///
 /// # Errors
 /// If the copy cannot be read.
-pub async fn remains(stored: &dyn Stored, erasure: &Erasure, letters: &[HeldLetter]) -> anyhow::Result<Remains> {
+pub async fn remains(stored: &dyn Stored, erasure: &Erasure, letters: u64) -> anyhow::Result<Remains> {
     let (mut left, mut rows) = (Left::of(stored, erasure), 0);
     while let Some(page) = left.next().await? {
         rows += page.len() as u64;
     }
-    let letters = letters.iter().filter(|letter| letter.is_about(erasure)).count() as u64;
     Ok(Remains { rows, letters, unreadable: left.unreadable.len() as u64 })
 }

@@ -133,8 +133,9 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
     let asked_for: Vec<Erasure> = erasures.iter().cloned().collect();
     let letters = letters_left(&*world.stored, &asked_for).await?;
     let mut all = Vec::new();
-    for erasure in &asked_for {
-        let left = remains(&*world.stored, erasure, &letters).await?;
+    for (number, erasure) in asked_for.iter().enumerate() {
+        let of_it = letters.iter().filter(|(_, about)| about.contains(&number)).count() as u64;
+        let left = remains(&*world.stored, erasure, of_it).await?;
         all.push(Erased { erasure, left, log_forgets_by: forgotten_by(erasure) });
     }
     all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));

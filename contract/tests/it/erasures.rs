@@ -86,9 +86,12 @@ fn what_nobody_understands_is_an_authors_if_it_has_the_name_between_quotes() {
     assert!(!names(&r#"{"chat_id":"c","author":"bob","text":""#.repeat(9)), "nor is it there");
     let written = |at: &str| names(&format!(r#"{{"chat_id":"c","author":"ada \"x\"","created_at":"{at}"}}"#));
     assert!(written("2029-12-31T23:59:59Z") && !written("2030-01-01T00:00:01Z"), "who comes back is not silenced");
+    let mentioned = |at: &str| names(&format!(r#"{{"chat_id":"c","author":7,"to":"ada \"x\"","created_at":"{at}"}}"#));
+    assert!(mentioned("2029-12-31T23:59:59Z") && !mentioned("2030-01-01T00:00:01Z"), "nor does it matter who wrote it");
     let all = set([erased]);
     let bars = |raw: &str| all.bars(&Record::Rejected(Rejected::new("external", "malformed", "", raw.as_bytes())));
-    assert!(bars(r#"{"chat_id":"c","author":"ada \"x\"","text":7}"#));
+    assert!(bars(r#"{"chat_id":"c","author":"ada \"x\"","created_at":"2026-01-01T00:00:00Z","text":7}"#));
+    assert!(!bars(r#"{"chat_id":"c","author":"ada \"x\"","created_at":7}"#), "nobody can tell when");
     assert!(!bars(r#"{"chat_id":"c","author":"ada \"x\"","text":"cut in the mid"#), "it may be a later one");
 }
 

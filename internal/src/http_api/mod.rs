@@ -181,17 +181,20 @@ async fn messages(
     if app.hub.hides_chat(&chat) {
         return Err(no_chat());
     }
-    let mut before = window.before;
+    let (mut before, mut at_once) = (window.before, limit);
     loop {
-        match app.copy.messages(&chat, before.as_deref(), limit).await? {
-            Page::Messages(mut messages, more) => {
+        match app.copy.messages(&chat, before.as_deref(), at_once).await? {
+            Page::Messages(mut messages, mut more) => {
                 let oldest = messages.first().map(|row| row.id.clone());
                 messages.retain(|row| !app.hub.hides(row));
                 // A page of which nothing may be shown would tell nobody where the next one begins.
                 if messages.is_empty() && more && oldest.is_some() {
-                    before = oldest;
+                    (before, at_once) = (oldest, MAX_LIMIT);
                     continue;
                 }
+                let cut = messages.len().saturating_sub(limit as usize);
+                more |= cut > 0;
+                messages.drain(..cut);
                 return Ok(Json(json!({ "messages": messages, "more": more })).into_response());
             }
             Page::NoChat => return Err(no_chat()),
@@ -262,6 +265,9 @@ async fn edits(
     Ok(Json(json!({ "edits": count_edits(app.history.all_versions(&chat, &ids).await?) })).into_response())
 }
 
+/// How many messages are looked through for some that may be shown.
+const MOST_SEARCHED: u32 = 4000;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Search {
@@ -279,11 +285,20 @@ async fn search(State(app): State<App>, viewer: Viewer, Query(search): Query<Sea
     if words.is_empty() {
         return Err(Problem::bad_request("type a word to look for"));
     }
-    let mut rows = app.history.search(&words, limit + 1, viewer.only()).await?;
-    let more = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    let mut found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
-    found.retain(|hit| !app.hub.hides_of(&hit.chat_id, hit.written()));
+    let mut at_once = limit + 1;
+    let (mut found, all) = loop {
+        let rows = app.history.search(&words, at_once, viewer.only()).await?;
+        let all = rows.len() < at_once as usize;
+        let mut found = rows.into_iter().map(hit_from).collect::<Result<Vec<_>, _>>()?;
+        found.retain(|hit| !app.hub.hides_of(&hit.chat_id, hit.written()));
+        if all || found.len() > limit as usize || at_once > MOST_SEARCHED {
+            break (found, all);
+        }
+        // The newest may all be erased, and not gone yet.
+        at_once *= 4;
+    };
+    let more = !all || found.len() > limit as usize;
+    found.truncate(limit as usize);
     Ok(Json(json!({ "found": found, "more": more })).into_response())
 }
 

@@ -42,7 +42,10 @@ impl Chats {
 
     /// As if it had never been read, until a record says that it was erased.
     pub fn hide(&mut self, chat: &str) {
-        self.changed |= self.known.remove(chat).is_some();
+        if self.known.get(chat).is_some_and(|(_, deleted)| !deleted) {
+            self.known.remove(chat);
+            self.changed = true;
+        }
     }
 
     /// Whether the list has changed since this was asked last.

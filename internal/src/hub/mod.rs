@@ -203,7 +203,7 @@ impl Hub {
     /// Takes note of a marker.
     pub fn mark(&self, at: TopicPartition, marker: &Marker) {
         if let Some(fresh) = marker.fresh_as_of {
-            self.lock().fresh.mark(at, fresh);
+            self.lock().fresh.mark(at, marker.at, fresh, Timestamp::now());
         }
     }
 
@@ -219,16 +219,17 @@ impl Hub {
 
     /// Takes note of a chat's row.
     pub fn put_chat(&self, chat: &Chat) {
-        if !chat.is_erased() && self.hides_chat(&chat.id) {
-            return;
+        let mut state = self.lock();
+        if chat.is_erased() || !self.hides_chat(&chat.id) {
+            state.chats.put(chat.into(), chat.stamp.deleted);
         }
-        self.lock().chats.put(chat.into(), chat.stamp.deleted);
     }
 
     /// Takes note of all chats that the store has.
     pub fn put_chats(&self, mut chats: Vec<ShownChat>) {
+        let mut state = self.lock();
         chats.retain(|chat| !self.hides_chat(&chat.id));
-        self.lock().chats.put_all(chats);
+        state.chats.put_all(chats);
     }
 
     /// Takes note of rows that were in the log before this pod was live: loads contain them, and nothing older than

@@ -33,6 +33,7 @@ pub struct Regions {
     pub to_b: Proxy,
     /// What every service is told of the regions.
     names: String,
+    redis_a: OwnRedis,
     _redis_b: OwnRedis,
 }
 
@@ -81,7 +82,8 @@ impl Regions {
         for way in [&to_a, &to_b] {
             way.lies_apart(BETWEEN);
         }
-        let redis_b = OwnRedis::start().await?;
+        let (redis_a, redis_b) = (OwnRedis::start().await?, OwnRedis::start().await?);
+        let reached = |redis: &OwnRedis| ("REDIS_URL", format!("redis://{}", redis.address));
         let (database_b, told_b) = match database_b {
             Some(own) => own,
             None => {
@@ -102,7 +104,7 @@ impl Regions {
             database: database_a,
             everywhere: all_of_a,
             synchronizer: of_synchronizer("a"),
-            internal: [names("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone())]].concat(),
+            internal: [names("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()), reached(&redis_a)]].concat(),
             ..Options::default()
         };
         let mut a = Pipeline::start(options).await?;
@@ -121,7 +123,7 @@ impl Regions {
             settings
         };
         let mut shown = there(names("b"));
-        shown.push(("REDIS_URL", format!("redis://{}", redis_b.address)));
+        shown.push(reached(&redis_b));
         let b = Services {
             synchronizer: a.another_synchronizer(&synchronizer_address, there(of_synchronizer("b"))),
             writer: a.another_writer(&writer_address, there(Vec::new())),
@@ -131,7 +133,7 @@ impl Regions {
             internal_address,
             database_url: database_b,
         };
-        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, names: regions, _redis_b: redis_b })
+        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, names: regions, redis_a, _redis_b: redis_b })
     }
 
     /// Both regions are there, and something came through the mirror.
@@ -155,9 +157,11 @@ impl Regions {
         crate::metrics::check(&self.b.synchronizer_address, "region").await.1
     }
 
-    /// Ends region a whole, without warning: its services, its Kafka, and the mirror beside that.
+    /// Ends region a, without warning: its services, its Kafka, the mirror beside that, and its Redis. A Postgres of the test's own
+    /// is the test's to kill.
     pub fn kill_a(&mut self) {
         self.kafka_a.kill();
+        self.redis_a.kill();
         self.into_a.kill();
         for process in [&mut self.a.synchronizer, &mut self.a.writer, &mut self.a.internal] {
             process.kill();
@@ -171,6 +175,7 @@ impl Regions {
     /// If something does not start.
     pub async fn start_a_again(&mut self) {
         self.kafka_a.start_again().await;
+        self.redis_a.start_again().await;
         let mirrored = format!("b.{}", contract::Topics::with_suffix(&self.a.topic_suffix).changes);
         let log = Kafka::new(&self.kafka_a.address).expect("a client");
         let end = async || {

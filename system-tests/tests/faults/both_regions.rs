@@ -47,12 +47,16 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
     alone(async {
         let row = Row {
             number: "20a",
-            fault: "region a killed whole in a burst of 500 changes a second: Kafka, its mirror, synchronizer, writer, internal; \
-                then back",
+            fault: "region a killed whole in a burst of 500 changes a second: Kafka, its mirror, Postgres and its replica, Redis, \
+                synchronizer, writer, internal; then back",
             promise: "R1, R2",
             expected: "b polls by itself within 25 s, and goes on when a is back; a's page goes on at b",
         };
-        let Some(mut trial) = RegionTrial::begin(Setup::default()).await else { return row.not_run("no servers") };
+        let Some(mut primary) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
+        let mut replica = primary.replica(&primary.address()).await;
+        let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port, replica.port);
+        let setup = Setup { database_a: Some((primary.url(), told)), ..Setup::default() };
+        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
         let (vendor, in_b) = (trial.vendor(), trial.regions.b.internal_address.clone());
         let chat = vendor.create_chat("Everywhere").await;
         let reader = Reader::watch_chat(&in_b, &chat);
@@ -67,8 +71,10 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let began = Instant::now();
         trial.writes(BURST).await;
 
-        trial.regions.kill_a();
         let killed = Instant::now();
+        trial.regions.kill_a();
+        primary.kill().await;
+        replica.kill().await;
         let second = vendor.post(&chat, "while a is gone").await;
         // The message alone says nothing: b also compares with the vendor by itself.
         eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
@@ -81,14 +87,21 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         }
         trial.nobody_writes().await;
 
+        primary.start_again().await;
+        replica.start_again().await;
         trial.regions.start_a_again().await;
         let third = vendor.post(&chat, "a is back").await;
         eventually!(reader.text(&chat, &third).is_some(), "b goes on");
         eventually!(trial.regions.turn_of_a().await.contains("region b polls"), "whoever polls goes on");
         trial.is_right().await;
         assert_eq!(reader.screen().backwards, Vec::<String>::new());
-        let turns = metrics::value(&trial.regions.b.synchronizer_address, "chat_sync_region_turns_total").await;
-        assert_eq!(turns, Some(1.0), "b took over, and kept it");
+        let turns = async |synchronizer: &str, of: &str| {
+            metrics::value(synchronizer, &format!("chat_sync_region_turns_total{of}")).await
+        };
+        let in_b = &trial.regions.b.synchronizer_address;
+        assert_eq!(turns(in_b, "").await, Some(1.0), "b took over, and kept it");
+        assert_eq!(turns(in_b, "{to=\"polls\",reason=\"silence\"}").await, Some(1.0), "and why is told");
+        assert_eq!(turns(&trial.regions.a.synchronizer_address, "").await, None, "a took no turn since it is back");
         let of_page = if page.is_some() { "a's page went on at b" } else { "without Chromium" };
         if let Some(page) = page {
             page.close().await;
@@ -130,6 +143,10 @@ async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
         let [a, b] = trial.is_right().await.map(|verdict| verdict.records_a_change());
         // Each region's log holds both topics: what each has of its own vendor's feed once, and of the other's nothing more.
         assert!(a <= 2.0 && b <= 2.0, "{a} and {b} records a change");
+        for synchronizer in [&trial.regions.a.synchronizer_address, &trial.regions.b.synchronizer_address] {
+            let both = metrics::value(synchronizer, "chat_sync_both_poll_markers_total").await;
+            assert!(both > Some(0.0), "that both polled is counted: {both:?}");
+        }
         row.came_to(true, &format!("apart for {apart:.0} s; {a:.2} records a change in both topics together"));
     })
     .await;

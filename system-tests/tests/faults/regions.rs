@@ -114,6 +114,16 @@ async fn r1_a_hole_in_the_mirror_is_said_and_repaired() {
         eventually!(lost.iter().all(|id| readers[1].text(&chat, id).is_some()), "b shows it all the same");
         let b = PgPool::connect(regions.b.database_url.expose()).await.unwrap();
         eventually!(in_the_copy(&b).await == at_the_vendor(&vendor).await, "and has it");
+        // What filled the gap is no drift; the round that verifies it finds nothing more.
+        let drift = async || metrics::value(&address, "chat_sync_drift_messages").await;
+        eventually!(
+            value("chat_sync_reconcile_gap").await == 0.0 && drift().await == Some(0.0),
+            "the gap is filled, and nothing else was missing: {:?}",
+            drift().await
+        );
+        for reader in &readers {
+            assert_eq!(reader.screen().backwards, Vec::<String>::new());
+        }
         let repaired = value("chat_sync_reconcile_appended_total").await;
         assert!(repaired >= lost.len() as f64, "{repaired} repaired");
         assert!(regions.turn_of_b().await.contains("region a polls"), "and stands by");

@@ -135,7 +135,16 @@ async fn world(internal: Vec<(&'static str, String)>) -> Option<World> {
 /// one that is not there.
 async fn only_its_own(rita: &Caller, olga: &Caller, pipeline: &Pipeline, support: &str, board: &str) -> Socket {
     let mut socket = rita.connect().await.unwrap();
-    let told = frame(&mut socket, "chats").await;
+    // That they are stored does not say that this pod has read them: then it tells of them later.
+    let listed = async {
+        loop {
+            let told = frame(&mut socket, "chats").await;
+            if !told["chats"].as_array().unwrap().is_empty() {
+                return told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, listed).await.expect("its chat is listed");
     assert_eq!(told["chats"].as_array().unwrap().len(), 1, "{told}");
     subscribe(&mut socket, board).await;
     let mut forbidden = frame(&mut socket, "error").await;

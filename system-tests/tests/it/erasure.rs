@@ -325,6 +325,13 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
     for pool in [&a, &b] {
         eventually!(stored(pool, &secret).await.is_some(), "it is in both copies");
     }
+    let pods = [&regions.a.internal_address, &regions.b.internal_address];
+    let readers = pods.map(|address| Reader::watch(address));
+    let shown = |text: Option<&str>| {
+        let text = Some(text.map(str::to_owned));
+        readers.iter().all(|reader| reader.text(&chat, &secret) == text)
+    };
+    eventually!(shown(Some("the secret")), "both show it");
     // Where nobody polls: the leader of the other region learns of it through the mirror.
     let names = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     let in_b = [
@@ -338,6 +345,7 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
     for pool in [&a, &b] {
         eventually!(stored(pool, &secret).await == Some((None, None, 0)), "it is erased in both");
     }
+    eventually!(shown(None), "and on the screens of both");
     vendor.edit(&chat, &secret, "the secret once more").await;
     let last = vendor.post(&chat, "behind it").await;
     for pool in [&a, &b] {

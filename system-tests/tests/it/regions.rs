@@ -5,9 +5,13 @@ use platform::eventually;
 use reqwest::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use system_tests::browser::Browser;
+use system_tests::http;
+use system_tests::own_postgres::OwnPostgres;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
+use system_tests::reader::Reader;
 use thirtyfour::prelude::*;
 
 use crate::access::{listed, save};
@@ -39,6 +43,40 @@ async fn two_regions_called(
     pipeline.ready().await;
     ready(&b).await;
     Some((pipeline, there, [called_a, called_b]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_loaded_comes_from_the_replica_while_the_primary_is_away() {
+    let Some(mut primary) = OwnPostgres::start().await else { return };
+    let replica = primary.replica(&primary.address()).await;
+    let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port, replica.port);
+    let options = Options { database: Some((primary.url(), told)), ..Options::default() };
+    let Some(pipeline) = Pipeline::start(options).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Twice").await;
+    let message = vendor.post(&chat, "on both").await;
+    let reader = Reader::watch(&pipeline.internal_address);
+    eventually!(reader.text(&chat, &message).is_some(), "it is shown");
+    let on_replica = PgPool::connect(replica.url().expose()).await.unwrap();
+    let has_it = async || {
+        let found = sqlx::query("SELECT FROM messages WHERE id = $1").bind(&message).fetch_optional(&on_replica).await;
+        found.is_ok_and(|row| row.is_some())
+    };
+    eventually!(has_it().await, "the replica has it");
+
+    primary.kill().await;
+    let live = vendor.post(&chat, "while it is away").await;
+    eventually!(reader.text(&chat, &live).is_some(), "pushes go on");
+    let late = Reader::watch(&pipeline.internal_address);
+    eventually!(
+        late.text(&chat, &message).is_some() && late.text(&chat, &live).is_some(),
+        "a load has what the replica has, and what the log has beyond that"
+    );
+    let url = format!("http://{}/api/chats/{chat}/messages", pipeline.internal_address);
+    let page = async || http::get(url.clone()).await.ok()?.text().await.ok();
+    eventually!(page().await.is_some_and(|page| page.contains(&message)), "older ones come from the replica alone");
+    assert_eq!(late.screen().backwards, Vec::<String>::new());
 }
 
 async fn served_by(browser: &Browser) -> Value {

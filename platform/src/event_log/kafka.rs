@@ -1,8 +1,8 @@
 //! Kafka as the event log, through librdkafka.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,6 +23,8 @@ use crate::retry;
 
 /// How long a question about metadata or offsets may take.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How long nothing is answered before another client asks.
+const SILENT: Duration = Duration::from_secs(20);
 
 /// Room for the greatest record and its headers, in bytes; the brokers' `message.max.bytes` alike.
 const MAX_MESSAGE_BYTES: &str = "8388608";
@@ -32,6 +34,8 @@ const MAX_MESSAGE_BYTES: &str = "8388608";
 pub struct Kafka {
     cluster: ClientConfig,
     producer: Arc<RwLock<FutureProducer>>,
+    /// Since when it has answered nothing.
+    silent: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Kafka {
@@ -53,7 +57,7 @@ impl Kafka {
 
     fn at(cluster: ClientConfig) -> Result<Self, LogError> {
         let producer = Arc::new(RwLock::new(Self::new_producer(&cluster)?));
-        Ok(Self { cluster, producer })
+        Ok(Self { cluster, producer, silent: Arc::default() })
     }
 
     fn new_producer(cluster: &ClientConfig) -> Result<FutureProducer, LogError> {
@@ -78,10 +82,7 @@ impl Kafka {
     fn replace_if_broken(&self, producer: &FutureProducer) {
         let Some((code, why)) = producer.client().fatal_error() else { return };
         tracing::error!(%code, why, "the producer is broken; making a new one");
-        match Self::new_producer(&self.cluster) {
-            Ok(new) => *self.producer.write().unwrap_or_else(PoisonError::into_inner) = new,
-            Err(error) => tracing::error!(%error, "no new producer"),
-        }
+        self.replace();
     }
 
     async fn append_with(&self, producer: &FutureProducer, records: &[NewRecord]) -> Result<(), LogError> {
@@ -128,7 +129,34 @@ impl Kafka {
         question: impl FnOnce(&FutureProducer) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let producer = self.producer();
-        tokio::task::spawn_blocking(move || question(&producer)).await.map_err(unavailable)?
+        let answer = tokio::task::spawn_blocking(move || question(&producer)).await.map_err(unavailable)?;
+        self.note(answer.is_ok());
+        answer
+    }
+
+    /// A client that does not find its brokers again may never do so, though they are there: a new one looks for them from the beginning.
+    fn note(&self, answered: bool) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            *silent = None;
+        } else if silent.get_or_insert_with(Instant::now).elapsed() > SILENT {
+            *silent = None;
+            drop(silent);
+            tracing::warn!("the log does not answer; asking with a new client");
+            self.replace();
+        }
+    }
+
+    /// Whoever appends with the former one ends that first. It ends on a thread of its own: that may take long.
+    fn replace(&self) {
+        match Self::new_producer(&self.cluster) {
+            Ok(new) => {
+                let former =
+                    std::mem::replace(&mut *self.producer.write().unwrap_or_else(PoisonError::into_inner), new);
+                std::thread::spawn(move || drop(former));
+            }
+            Err(error) => tracing::error!(%error, "no new producer"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Postgres of a test's own, which it may kill, stop, copy and start again.
+//! A Postgres of a test's own, which it may kill, stop, copy and start again; and one with a replica.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -11,6 +11,7 @@ use platform::testing::server;
 use tempfile::TempDir;
 
 use crate::process::free_port;
+use crate::proxy::Proxy;
 
 /// The uid and gid of `nobody` in Debian: Postgres refuses to run as root.
 const NOBODY: u32 = 65534;
@@ -22,6 +23,8 @@ pub struct OwnPostgres {
     /// Its data.
     pub data: PathBuf,
     programs: PathBuf,
+    /// What its processes are told beside that.
+    environment: Vec<(&'static str, String)>,
     folder: TempDir,
     child: Option<Child>,
 }
@@ -40,7 +43,11 @@ impl OwnPostgres {
     /// # Panics
     /// If it cannot be started.
     pub async fn start_in(parent: &Path) -> Option<Self> {
-        let mut postgres = Self::prepare(parent)?;
+        Self::start_with(parent, &[]).await
+    }
+
+    async fn start_with(parent: &Path, environment: &[(&'static str, String)]) -> Option<Self> {
+        let mut postgres = Self::prepare(parent, environment)?;
         let initialised = postgres.run("initdb", |command| {
             command.args([
                 "-U",
@@ -63,17 +70,22 @@ impl OwnPostgres {
     /// If it cannot be made.
     pub async fn replica(&self, through: &str) -> Self {
         let beside = self.folder.path().parent().expect("it is in a folder");
-        let mut replica = Self::prepare(beside).expect("Postgres' programs");
-        let (host, port) = through.rsplit_once(':').expect("host:port");
-        let copied = replica.run("pg_basebackup", |command| {
-            command.args(["-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast"]);
-        });
-        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-        replica.start_again().await;
+        let mut replica = Self::prepare(beside, &self.environment).expect("Postgres' programs");
+        replica.copies(through).await;
         replica
     }
 
-    fn prepare(parent: &Path) -> Option<Self> {
+    /// Follows whoever is there from now on, with a fresh copy of its data; it must not be running.
+    async fn copies(&mut self, through: &str) {
+        let (host, port) = through.rsplit_once(':').expect("host:port");
+        let copied = self.run("pg_basebackup", |command| {
+            command.args(["-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast"]);
+        });
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        self.start_again().await;
+    }
+
+    fn prepare(parent: &Path, environment: &[(&'static str, String)]) -> Option<Self> {
         let programs = PathBuf::from(server("CHAT_SYNC_TEST_POSTGRES_PROGRAMS")?);
         let mode = parent.metadata().expect("the folder").permissions().mode();
         if mode & OPEN != OPEN {
@@ -82,10 +94,15 @@ impl OwnPostgres {
         let folder = tempfile::tempdir_in(parent).expect("a folder");
         let data = folder.path().join("data");
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
-        std::fs::create_dir(&data).expect("a folder");
-        let postgres = Self { port: free_port(), data, programs, folder, child: None };
-        postgres.give_away(&postgres.data);
+        let environment = environment.to_vec();
+        let postgres = Self { port: free_port(), data, programs, environment, folder, child: None };
+        postgres.an_empty_folder();
         Some(postgres)
+    }
+
+    fn an_empty_folder(&self) {
+        std::fs::create_dir(&self.data).expect("a folder");
+        self.give_away(&self.data);
     }
 
     /// Lets the one that Postgres runs as have this folder.
@@ -99,7 +116,7 @@ impl OwnPostgres {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
-        command.current_dir("/").stdin(Stdio::null());
+        command.current_dir("/").stdin(Stdio::null()).envs(self.environment.iter().cloned());
         if is_root(&self.folder) {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -209,6 +226,60 @@ impl OwnPostgres {
         std::fs::remove_dir_all(&self.data).expect("the data goes");
         let copied = Command::new("cp").arg("-a").arg(copy.path()).arg(&self.data).status().expect("cp");
         assert!(copied.success(), "cp");
+    }
+}
+
+/// A primary, and a streaming replica that follows it.
+pub struct Replicated {
+    pub primary: OwnPostgres,
+    pub replica: OwnPostgres,
+    /// What the replica follows the primary through.
+    pub link: Proxy,
+}
+
+impl Replicated {
+    /// New, empty ones, whose processes have this in their environment; `None`, said loudly, without Postgres' programs.
+    ///
+    /// # Panics
+    /// If they cannot be started.
+    pub async fn start(environment: &[(&'static str, String)]) -> Option<Self> {
+        let primary = OwnPostgres::start_with(&std::env::temp_dir(), environment).await?;
+        let link = Proxy::to(&primary.address()).await;
+        let replica = primary.replica(&link.address).await;
+        Some(Self { primary, replica, link })
+    }
+
+    /// What services are told: both, as an operator would name them.
+    pub fn url(&self) -> Secret {
+        Secret::new(format!("postgres://postgres@{},{}/postgres", self.primary.address(), self.replica.address()))
+    }
+
+    /// Ends both without warning.
+    ///
+    /// # Panics
+    /// If one is not running.
+    pub async fn kill(&mut self) {
+        self.primary.kill().await;
+        self.replica.kill().await;
+    }
+
+    /// Makes a replica that is not running anew, in the place of the old one: none follows a primary that is older than itself.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub async fn renew_the_replica(&mut self) {
+        std::fs::remove_dir_all(&self.replica.data).expect("the data goes");
+        self.replica.an_empty_folder();
+        self.replica.copies(&self.link.address).await;
+    }
+
+    /// Starts both with the data that they had, and waits until they answer.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub async fn start_again(&mut self) {
+        self.primary.start_again().await;
+        self.replica.start_again().await;
     }
 }
 

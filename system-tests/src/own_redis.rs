@@ -16,6 +16,7 @@ pub struct OwnRedis {
     port: u16,
     /// Further arguments.
     further: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     folder: TempDir,
     child: Option<Child>,
 }
@@ -26,18 +27,18 @@ impl OwnRedis {
     /// # Panics
     /// If it cannot be started.
     pub async fn start() -> Option<Self> {
-        Self::start_with(Vec::new()).await
+        Self::start_with(Vec::new(), Vec::new()).await
     }
 
-    /// With further arguments.
+    /// With further arguments, and with this in its environment.
     ///
     /// # Panics
     /// If it cannot be started.
-    pub async fn start_with(further: Vec<String>) -> Option<Self> {
+    pub async fn start_with(further: Vec<String>, environment: Vec<(&'static str, String)>) -> Option<Self> {
         server("CHAT_SYNC_TEST_REDIS")?;
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
-        let mut redis = Self { address: format!("127.0.0.1:{port}"), port, further, folder, child: None };
+        let mut redis = Self { address: format!("127.0.0.1:{port}"), port, further, environment, folder, child: None };
         redis.start_again().await;
         Some(redis)
     }
@@ -51,6 +52,7 @@ impl OwnRedis {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(self.folder.path()).args(&self.further);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.envs(self.environment.iter().cloned());
         self.child = Some(command.spawn().expect("redis-server"));
         eventually!(self.ask("PING").await.is_some_and(|answer| answer == "+PONG"), "Redis answers");
     }

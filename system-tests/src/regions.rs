@@ -6,11 +6,12 @@ use platform::config::Secret;
 use platform::event_log::EventLog;
 use platform::event_log::kafka::Kafka;
 use platform::eventually;
-use platform::testing::{postgres_database, server};
+use platform::testing::server;
 
 use crate::checker::Copy;
 use crate::own_kafka::{self, OwnKafka};
 use crate::own_mirror::{End, OwnMirror};
+use crate::own_postgres::Replicated;
 use crate::own_redis::OwnRedis;
 use crate::pipeline::{Options, Pipeline};
 use crate::process::{Process, free_port, ready};
@@ -25,6 +26,10 @@ pub struct Regions {
     pub b: Services,
     pub kafka_a: OwnKafka,
     pub kafka_b: OwnKafka,
+    pub postgres_a: Replicated,
+    pub postgres_b: Replicated,
+    pub redis_a: OwnRedis,
+    pub redis_b: OwnRedis,
     /// Beside b's Kafka, reading a's; and the other way round.
     pub into_b: OwnMirror,
     pub into_a: OwnMirror,
@@ -33,8 +38,6 @@ pub struct Regions {
     pub to_b: Proxy,
     /// What every service is told of the regions.
     names: String,
-    redis_a: OwnRedis,
-    _redis_b: OwnRedis,
 }
 
 /// What differs from one test to another.
@@ -42,11 +45,8 @@ pub struct Regions {
 pub struct Setup {
     /// Further settings of both regions' synchronizers.
     pub synchronizers: Vec<(&'static str, String)>,
-    /// Further settings of all that region a consists of, Kafka too.
+    /// Further settings of all that region a consists of, its servers too.
     pub all_of_a: Vec<(&'static str, String)>,
-    /// A database of the test's own for a region, with what its services are told instead of its URL.
-    pub database_a: Option<(Secret, String)>,
-    pub database_b: Option<(Secret, String)>,
 }
 
 /// The services of region b.
@@ -57,6 +57,7 @@ pub struct Services {
     pub synchronizer_address: String,
     pub writer_address: String,
     pub internal_address: String,
+    /// Of its primary.
     pub database_url: Secret,
 }
 
@@ -76,22 +77,15 @@ impl Regions {
     /// If something does not start.
     pub async fn start_with(setup: Setup) -> Option<Self> {
         server("CHAT_SYNC_TEST_REDIS")?;
-        let Setup { synchronizers, all_of_a, database_a, database_b } = setup;
+        let Setup { synchronizers, all_of_a } = setup;
         let (kafka_a, to_a) = OwnKafka::with_a_proxy(&all_of_a).await?;
         let (kafka_b, to_b) = OwnKafka::with_a_proxy(&[]).await?;
         for way in [&to_a, &to_b] {
             way.lies_apart(BETWEEN);
         }
-        let (redis_a, redis_b) = (OwnRedis::start().await?, OwnRedis::start().await?);
+        let (postgres_a, postgres_b) = (Replicated::start(&all_of_a).await?, Replicated::start(&[]).await?);
+        let (redis_a, redis_b) = (OwnRedis::start_with(Vec::new(), all_of_a.clone()).await?, OwnRedis::start().await?);
         let reached = |redis: &OwnRedis| ("REDIS_URL", format!("redis://{}", redis.address));
-        let (database_b, told_b) = match database_b {
-            Some(own) => own,
-            None => {
-                let url = postgres_database().await?;
-                let told = url.expose().to_owned();
-                (url, told)
-            }
-        };
         let [synchronizer_address, writer_address, internal_address] =
             std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
         let internal_a = format!("127.0.0.1:{}", free_port());
@@ -101,7 +95,7 @@ impl Regions {
         let of_synchronizer = |region: &str| [names(region), synchronizers.clone()].concat();
         let options = Options {
             kafka: Some(kafka_a.address.clone()),
-            database: database_a,
+            database: Some((postgres_a.primary.url(), postgres_a.url().expose().to_owned())),
             everywhere: all_of_a,
             synchronizer: of_synchronizer("a"),
             internal: [names("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()), reached(&redis_a)]].concat(),
@@ -116,11 +110,11 @@ impl Regions {
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
         // Which of two polls that start at once and take over as soon as they listen is a matter of luck.
         let turn_of_a = async || crate::metrics::check(&a.synchronizer_address, "region").await.1;
-        eventually!(turn_of_a().await.starts_with("polls"), "a polls");
+        eventually!(turn_of_a().await.starts_with("polls"), "a polls: {}", turn_of_a().await);
         let there = |further: Vec<(&'static str, String)>| {
-            let mut settings = vec![("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", told_b.clone())];
-            settings.extend(further);
-            settings
+            let stores =
+                [("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", postgres_b.url().expose().to_owned())];
+            [stores.to_vec(), further].concat()
         };
         let mut shown = there(names("b"));
         shown.push(reached(&redis_b));
@@ -131,9 +125,24 @@ impl Regions {
             synchronizer_address,
             writer_address,
             internal_address,
-            database_url: database_b,
+            database_url: postgres_b.primary.url(),
         };
-        Some(Self { a, b, kafka_a, kafka_b, into_b, into_a, to_a, to_b, names: regions, redis_a, _redis_b: redis_b })
+        let names = regions;
+        Some(Self {
+            a,
+            b,
+            kafka_a,
+            kafka_b,
+            postgres_a,
+            postgres_b,
+            redis_a,
+            redis_b,
+            into_b,
+            into_a,
+            to_a,
+            to_b,
+            names,
+        })
     }
 
     /// Both regions are there, and something came through the mirror.
@@ -157,15 +166,18 @@ impl Regions {
         crate::metrics::check(&self.b.synchronizer_address, "region").await.1
     }
 
-    /// Ends region a, without warning: its services, its Kafka, the mirror beside that, and its Redis. A Postgres of the test's own
-    /// is the test's to kill.
-    pub fn kill_a(&mut self) {
+    /// Ends region a, without warning: its services, its Kafka, the mirror beside that, its Postgres and its Redis.
+    ///
+    /// # Panics
+    /// If a part of it is not running.
+    pub async fn kill_a(&mut self) {
         self.kafka_a.kill();
         self.redis_a.kill();
         self.into_a.kill();
         for process in [&mut self.a.synchronizer, &mut self.a.writer, &mut self.a.internal] {
             process.kill();
         }
+        self.postgres_a.kill().await;
     }
 
     /// Starts all of it again; the services when the mirror brings what b says, however long that takes here: a region that
@@ -175,6 +187,7 @@ impl Regions {
     /// If something does not start.
     pub async fn start_a_again(&mut self) {
         self.kafka_a.start_again().await;
+        self.postgres_a.start_again().await;
         self.redis_a.start_again().await;
         let mirrored = format!("b.{}", contract::Topics::with_suffix(&self.a.topic_suffix).changes);
         let log = Kafka::new(&self.kafka_a.address).expect("a client");

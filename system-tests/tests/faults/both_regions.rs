@@ -11,17 +11,15 @@ use rand::{RngExt, SeedableRng};
 use sqlx::PgPool;
 use system_tests::browser::Browser;
 use system_tests::metrics;
-use system_tests::own_postgres::OwnPostgres;
-use system_tests::proxy::Proxy;
 use system_tests::reader::Reader;
-use system_tests::regions::Setup;
+use system_tests::regions::{Regions, Setup};
 
 use crate::leaders::wrong_clock_library;
 use crate::mix::Seed;
 use crate::region_trial::{RegionTrial, SIDES, Service, Side};
 use crate::servers::stored;
 use crate::table::{Row, long};
-use crate::trial::alone;
+use crate::trial::{alone, now_ms};
 
 /// Changes a second: each is appended, stored and shown twice.
 const RATE: u64 = 100;
@@ -38,8 +36,13 @@ fn settings(take_over_after: &str, give_way_after: &str) -> Vec<(&'static str, S
     ]
 }
 
-fn own(postgres: &OwnPostgres) -> (Secret, String) {
-    (postgres.url(), postgres.url().expose().to_owned())
+const SILENCE: &str = "{to=\"polls\",reason=\"silence\"}";
+const PREFERRED: &str = "{to=\"polls\",reason=\"preferred\"}";
+const GIVES_WAY: &str = "{to=\"stands_by\",reason=\"gives_way\"}";
+
+/// How often a synchronizer began to poll or to stand by since it started; or only as these labels say.
+async fn turns(synchronizer: &str, labels: &str) -> Option<f64> {
+    metrics::value(synchronizer, &format!("chat_sync_region_turns_total{labels}")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,11 +55,7 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
             promise: "R1, R2",
             expected: "b polls by itself within 25 s, and goes on when a is back; a's page goes on at b",
         };
-        let Some(mut primary) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
-        let mut replica = primary.replica(&primary.address()).await;
-        let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port, replica.port);
-        let setup = Setup { database_a: Some((primary.url(), told)), ..Setup::default() };
-        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        let Some(mut trial) = RegionTrial::begin(Setup::default()).await else { return row.not_run("no servers") };
         let (vendor, in_b) = (trial.vendor(), trial.regions.b.internal_address.clone());
         let chat = vendor.create_chat("Everywhere").await;
         let reader = Reader::watch_chat(&in_b, &chat);
@@ -72,9 +71,7 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         trial.writes(BURST).await;
 
         let killed = Instant::now();
-        trial.regions.kill_a();
-        primary.kill().await;
-        replica.kill().await;
+        trial.regions.kill_a().await;
         let second = vendor.post(&chat, "while a is gone").await;
         // The message alone says nothing: b also compares with the vendor by itself.
         eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
@@ -87,20 +84,15 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         }
         trial.nobody_writes().await;
 
-        primary.start_again().await;
-        replica.start_again().await;
         trial.regions.start_a_again().await;
         let third = vendor.post(&chat, "a is back").await;
         eventually!(reader.text(&chat, &third).is_some(), "b goes on");
         eventually!(trial.regions.turn_of_a().await.contains("region b polls"), "whoever polls goes on");
         trial.is_right().await;
         assert_eq!(reader.screen().backwards, Vec::<String>::new());
-        let turns = async |synchronizer: &str, of: &str| {
-            metrics::value(synchronizer, &format!("chat_sync_region_turns_total{of}")).await
-        };
         let in_b = &trial.regions.b.synchronizer_address;
         assert_eq!(turns(in_b, "").await, Some(1.0), "b took over, and kept it");
-        assert_eq!(turns(in_b, "{to=\"polls\",reason=\"silence\"}").await, Some(1.0), "and why is told");
+        assert_eq!(turns(in_b, SILENCE).await, Some(1.0), "and why is told");
         assert_eq!(turns(&trial.regions.a.synchronizer_address, "").await, None, "a took no turn since it is back");
         let of_page = if page.is_some() { "a's page went on at b" } else { "without Chromium" };
         if let Some(page) = page {
@@ -153,6 +145,42 @@ async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_the_preferred_region_takes_its_place_again() {
+    alone(async {
+        let row = Row {
+            number: "20j",
+            fault: "the synchronizer of the region that is preferred gone, then back",
+            promise: "R2, R3",
+            expected: "the other polls until the preferred one has listened for as long as is set; one change of role each way",
+        };
+        let preference = [
+            ("CHAT_SYNC_PREFERRED_REGION", "a".to_owned()),
+            ("CHAT_SYNC_COME_BACK_AFTER", "10s".to_owned()),
+        ];
+        let synchronizers = [settings("8s", "3s"), preference.to_vec()].concat();
+        let setup = Setup { synchronizers, ..Setup::default() };
+        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        trial.people_write(RATE);
+        trial.goes_on().await;
+        trial.process(Side::A, Service::Synchronizer).kill();
+        eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
+        trial.goes_on().await;
+        trial.process(Side::A, Service::Synchronizer).start_again();
+        eventually!(trial.regions.turn_of_a().await.contains("region b polls"), "whoever comes back listens first");
+        eventually!(trial.regions.turn_of_a().await.contains("polls since"), "the preferred one polls");
+        eventually!(trial.regions.turn_of_b().await.contains("region a polls"), "b stands by again");
+        trial.goes_on().await;
+        let [a, b] = trial.is_right().await.map(|verdict| verdict.records_a_change());
+        let [in_a, in_b] = [&trial.regions.a.synchronizer_address, &trial.regions.b.synchronizer_address];
+        assert_eq!((turns(in_a, "").await, turns(in_a, PREFERRED).await), (Some(1.0), Some(1.0)), "a's turns");
+        assert_eq!(turns(in_b, "").await, Some(2.0), "b's turns");
+        assert_eq!((turns(in_b, SILENCE).await, turns(in_b, GIVES_WAY).await), (Some(1.0), Some(1.0)), "and why");
+        row.came_to(true, &format!("b polled, and gave way once; {a:.2} records a change in a, {b:.2} in b"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w3_a_region_promotes_a_stale_replica_and_the_other_restores_an_older_copy() {
     alone(async {
         let row = Row {
@@ -161,35 +189,32 @@ async fn w3_a_region_promotes_a_stale_replica_and_the_other_restores_an_older_co
             promise: "W3, R1",
             expected: "both writers store again what their databases lost; stale rows 0",
         };
-        let (Some(mut primary), Some(mut at_b)) = (OwnPostgres::start().await, OwnPostgres::start().await) else {
-            return row.not_run("no Postgres programs");
-        };
-        let link = Proxy::to(&primary.address()).await;
-        let replica = primary.replica(&link.address).await;
-        let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", replica.port, primary.port);
-        let setup = Setup { database_a: Some((primary.url(), told)), database_b: Some(own(&at_b)), ..Setup::default() };
-        let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+        let Some(mut trial) = RegionTrial::begin(Setup::default()).await else { return row.not_run("no servers") };
         trial.people_write(RATE);
         trial.goes_on().await;
         let pool = async |url: Secret| PgPool::connect(url.expose()).await.expect("Postgres");
-        let (old, new) = (pool(primary.url()).await, pool(replica.url()).await);
-        link.cut();
-        let copy = at_b.back_up();
+        let Regions { postgres_a, postgres_b, .. } = &trial.regions;
+        let (old, new) = (pool(postgres_a.primary.url()).await, pool(postgres_a.replica.url()).await);
+        postgres_a.link.cut();
+        let copy = postgres_b.primary.back_up();
         trial.writes(4 * RATE).await;
         let (on_primary, on_replica) = (stored(&old).await, stored(&new).await);
         assert!(on_replica < on_primary, "commits are lost: {on_replica} rows of {on_primary}");
         for checker in &trial.checkers {
             checker.nothing_fell().await;
         }
-        primary.kill().await;
-        at_b.kill().await;
-        replica.promote();
-        at_b.restore(&copy);
-        at_b.start_again().await;
-        let in_the_copy = stored(&pool(at_b.url()).await).await;
-        trial.checkers[0].moves_to(&replica.url()).await;
-        trial.checkers[1].moves_to(&at_b.url()).await;
-        trial.regions.a.database_url = replica.url();
+        let Regions { postgres_a, postgres_b, .. } = &mut trial.regions;
+        let (promoted, restored) = (postgres_a.replica.url(), postgres_b.primary.url());
+        postgres_a.primary.kill().await;
+        postgres_b.kill().await;
+        postgres_a.replica.promote();
+        postgres_b.primary.restore(&copy);
+        postgres_b.primary.start_again().await;
+        let in_the_copy = stored(&pool(restored.clone()).await).await;
+        postgres_b.renew_the_replica().await;
+        trial.checkers[0].moves_to(&promoted).await;
+        trial.checkers[1].moves_to(&restored).await;
+        trial.regions.a.database_url = promoted;
         eventually!(stored(&new).await > on_primary, "a's writer writes to the new primary");
         trial.goes_on().await;
         let [a, _] = trial.is_right().await;
@@ -210,8 +235,16 @@ async fn wrong_clocks(row: Row, offset: i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
     let all_of_a = vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", offset.to_string())];
-    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a, ..Setup::default() };
+    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a };
     let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
+    let a = PgPool::connect(trial.regions.a.database_url.expose()).await.expect("Postgres");
+    let now: f64 =
+        sqlx::query_scalar("SELECT extract(epoch FROM now())::float8").fetch_one(&a).await.expect("its time");
+    let wrong_by = now - now_ms() as f64 / 1000.0;
+    assert!(
+        (wrong_by - offset as f64).abs() < HOUR_S as f64 / 2.0,
+        "the clock of its Postgres is wrong by {wrong_by} s"
+    );
     trial.people_write(RATE);
     trial.goes_on().await;
     trial.process(Side::A, Service::Synchronizer).kill();
@@ -228,7 +261,7 @@ async fn wrong_clocks(row: Row, offset: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r3_all_clocks_of_a_region_are_ahead() {
     alone(async {
-        let fault = "all clocks of region a an hour ahead, its Kafka's too; then b takes over, and a comes back";
+        let fault = "all clocks of region a an hour ahead, its servers' too; then b takes over, and a comes back";
         wrong_clocks(Row { number: "20g", fault, promise: "R2, R3", expected: "reported" }, HOUR_S).await;
     })
     .await;
@@ -237,7 +270,7 @@ async fn r3_all_clocks_of_a_region_are_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r3_all_clocks_of_a_region_are_behind() {
     alone(async {
-        let fault = "all clocks of region a an hour behind, its Kafka's too; then b takes over, and a comes back";
+        let fault = "all clocks of region a an hour behind, its servers' too; then b takes over, and a comes back";
         wrong_clocks(Row { number: "20h", fault, promise: "R2, R3", expected: "reported" }, -HOUR_S).await;
     })
     .await;
@@ -247,7 +280,9 @@ async fn r3_all_clocks_of_a_region_are_behind() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Kafka(Side),
-    Postgres(Side),
+    Primary(Side),
+    Replica(Side),
+    Redis(Side),
     /// The mirror beside this region's Kafka, and the link that it reads through.
     Mirror(Side),
     Link(Side),
@@ -259,7 +294,8 @@ fn parts() -> Vec<Part> {
     let of = |side| {
         let services = [Service::Synchronizer, Service::Writer, Service::Internal];
         let services = services.into_iter().flat_map(move |name| [Part::Killed(side, name), Part::Frozen(side, name)]);
-        [Part::Kafka(side), Part::Postgres(side), Part::Mirror(side), Part::Link(side)].into_iter().chain(services)
+        let servers = [Part::Kafka(side), Part::Primary(side), Part::Replica(side), Part::Redis(side)];
+        servers.into_iter().chain([Part::Mirror(side), Part::Link(side)]).chain(services)
     };
     SIDES.into_iter().flat_map(of).collect()
 }
@@ -285,15 +321,15 @@ fn some_parts(random: &mut StdRng) -> Vec<Part> {
 
 struct Parts {
     trial: RegionTrial,
-    /// a's, then b's.
-    postgres: [OwnPostgres; 2],
 }
 
 impl Parts {
     async fn stop(&mut self, part: Part) {
         match part {
             Part::Kafka(side) => self.trial.kafka(side).kill(),
-            Part::Postgres(side) => self.postgres[side as usize].kill().await,
+            Part::Primary(side) => self.trial.postgres(side).primary.kill().await,
+            Part::Replica(side) => self.trial.postgres(side).replica.kill().await,
+            Part::Redis(side) => self.trial.redis(side).kill(),
             Part::Mirror(side) => self.trial.mirror(side).kill(),
             Part::Link(side) => self.trial.link(side).cut(),
             Part::Killed(side, name) => self.trial.process(side, name).kill(),
@@ -304,7 +340,9 @@ impl Parts {
     async fn start(&mut self, part: Part) {
         match part {
             Part::Kafka(side) => self.trial.kafka(side).start_again().await,
-            Part::Postgres(side) => self.postgres[side as usize].start_again().await,
+            Part::Primary(side) => self.trial.postgres(side).primary.start_again().await,
+            Part::Replica(side) => self.trial.postgres(side).replica.start_again().await,
+            Part::Redis(side) => self.trial.redis(side).start_again().await,
             Part::Mirror(side) => self.trial.mirror(side).start_again(),
             Part::Link(side) => self.trial.link(side).restore(),
             Part::Killed(side, name) => self.trial.process(side, name).start_again(),
@@ -340,24 +378,16 @@ async fn r1_whatever_of_two_regions_stops_and_returns() {
     alone(async {
         let row = Row {
             number: "20i",
-            fault: "both regions' Kafka, Postgres, mirrors, links and services stop one by one, up to four at once, and return in \
+            fault: "both regions' Kafka, Postgres, replicas, Redis, mirrors, links and services stop one by one, up to four at once, and return in \
                 another order: 20 runs (3 in the short run)",
             promise: "R1, R2, R3, L1, W1, V3",
             expected: "the checker finds nothing in either region after any run",
         };
-        let (Some(a), Some(b)) = (OwnPostgres::start().await, OwnPostgres::start().await) else {
-            return row.not_run("no Postgres programs");
-        };
-        let setup = Setup {
-            synchronizers: settings("5s", "3s"),
-            database_a: Some(own(&a)),
-            database_b: Some(own(&b)),
-            ..Setup::default()
-        };
+        let setup = Setup { synchronizers: settings("5s", "3s"), ..Setup::default() };
         let Some(trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
         let seed = Seed::of_this_run();
         let mut random = StdRng::seed_from_u64(seed.0);
-        let mut parts = Parts { trial, postgres: [a, b] };
+        let mut parts = Parts { trial };
         let runs = if long() { 20 } else { 3 };
         for number in 1..=runs {
             parts.run(number, &mut random).await;

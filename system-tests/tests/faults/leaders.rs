@@ -1,5 +1,7 @@
 //! Leaders are killed, told to end, frozen, and cut off from the API that elects them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -324,6 +326,8 @@ async fn l1_the_api_is_away_while_the_leader_dies() {
 pub fn wrong_clock_library(folder: &Path) -> Option<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wrong_clock.c");
     let library = folder.join("wrong_clock.so");
+    // Postgres reads it as somebody else.
+    std::fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("its mode");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
     compiled.is_ok_and(|status| status.success()).then(|| library.display().to_string())
 }

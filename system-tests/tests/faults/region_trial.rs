@@ -5,6 +5,8 @@ use system_tests::checker::{Checker, Verdict};
 use system_tests::flow::Flow;
 use system_tests::own_kafka::OwnKafka;
 use system_tests::own_mirror::OwnMirror;
+use system_tests::own_postgres::Replicated;
+use system_tests::own_redis::OwnRedis;
 use system_tests::process::Process;
 use system_tests::proxy::Proxy;
 use system_tests::reader::Reader;
@@ -123,6 +125,20 @@ impl RegionTrial {
         match side {
             Side::A => &mut self.regions.kafka_a,
             Side::B => &mut self.regions.kafka_b,
+        }
+    }
+
+    pub fn postgres(&mut self, side: Side) -> &mut Replicated {
+        match side {
+            Side::A => &mut self.regions.postgres_a,
+            Side::B => &mut self.regions.postgres_b,
+        }
+    }
+
+    pub fn redis(&mut self, side: Side) -> &mut OwnRedis {
+        match side {
+            Side::A => &mut self.regions.redis_a,
+            Side::B => &mut self.regions.redis_b,
         }
     }
 

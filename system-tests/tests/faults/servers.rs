@@ -6,9 +6,9 @@ use platform::config::Secret;
 use platform::eventually;
 use sqlx::{Connection, PgConnection, PgPool};
 use system_tests::own_kafka::OwnKafka;
-use system_tests::own_postgres::OwnPostgres;
+use system_tests::own_postgres::{OwnPostgres, Replicated};
 use system_tests::pipeline::{Options, Pipeline};
-use system_tests::proxy::{Fault, Proxy};
+use system_tests::proxy::Fault;
 
 use crate::small_disk::SmallDisk;
 use crate::table::{Row, long};
@@ -116,9 +116,8 @@ async fn w3_an_asynchronous_replica_is_promoted_after_lost_commits() {
             promise: "W3",
             expected: "the writer goes to the new primary by itself; stale rows after catching up: 0",
         };
-        let Some(mut primary) = OwnPostgres::start().await else { return row.not_run("no Postgres programs") };
-        let link = Proxy::to(&primary.address()).await;
-        let replica = primary.replica(&link.address).await;
+        let Some(postgres) = Replicated::start(&[]).await else { return row.not_run("no Postgres programs") };
+        let Replicated { mut primary, replica, link } = postgres;
         // The list that the services are given; the replica comes first, and is not taken before it can be written to.
         let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", replica.port, primary.port);
         let options = Options { database: Some((replica.url(), told)), ..Options::default() };

@@ -40,8 +40,7 @@ async fn stored(pool: &PgPool, message: &str) -> Option<(Option<String>, Option<
 }
 
 /// What the gate keeps of a message.
-async fn in_redis(pipeline: &Pipeline, chat: &str, message: &str) -> String {
-    let url = server("CHAT_SYNC_TEST_REDIS").expect("Redis");
+async fn in_redis(url: &str, pipeline: &Pipeline, chat: &str, message: &str) -> String {
     let mut redis = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
     let key = format!("chat-sync{}:{{{chat}}}:m:{message}", pipeline.topic_suffix);
     redis.get(key).await.unwrap()
@@ -60,7 +59,8 @@ async fn a_message_is_erased_and_the_source_does_not_bring_it_back() {
     let spelt = Some(Some("the secret, spelt right".to_owned()));
     eventually!(reader.text(&chat, &secret) == spelt && reader.text(&chat, &other).is_some(), "it is shown");
     eventually!(stored(&pool, &secret).await.is_some_and(|row| row.2 == 2), "and stored, with its history");
-    assert!(in_redis(&pipeline, &chat, &secret).await.contains("secret"));
+    let redis = server("CHAT_SYNC_TEST_REDIS").expect("Redis");
+    assert!(in_redis(&redis, &pipeline, &chat, &secret).await.contains("secret"));
 
     let erase = ["erase", "--chat", &chat, "--message", &secret];
     let said = does(&pipeline, &[&erase[..], &["--dry-run"]].concat()).await;
@@ -71,7 +71,7 @@ async fn a_message_is_erased_and_the_source_does_not_bring_it_back() {
     assert_eq!(stored(&pool, &secret).await, Some((None, None, 0)));
     assert_eq!(stored(&pool, &other).await.unwrap().2, 1, "and nothing else");
     eventually!(reader.text(&chat, &secret) == Some(None), "it is gone from the screen");
-    eventually!(!in_redis(&pipeline, &chat, &secret).await.contains("secret"), "and from the gate");
+    eventually!(!in_redis(&redis, &pipeline, &chat, &secret).await.contains("secret"), "and from the gate");
     // Whoever comes now, or comes back, is not told either.
     let late = Reader::watch(&pipeline.internal_address);
     eventually!(late.text(&chat, &secret) == Some(None), "nor shown to whoever comes later");
@@ -332,6 +332,10 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         readers.iter().all(|reader| reader.text(&chat, &secret) == text)
     };
     eventually!(shown(Some("the secret")), "both show it");
+    let gates = [&regions.redis_a, &regions.redis_b].map(|redis| format!("redis://{}", redis.address));
+    for gate in &gates {
+        assert!(in_redis(gate, &regions.a, &chat, &secret).await.contains("secret"), "both gates know it");
+    }
     // Where nobody polls: the leader of the other region learns of it through the mirror.
     let names = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     let in_b = [
@@ -346,6 +350,9 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         eventually!(stored(pool, &secret).await == Some((None, None, 0)), "it is erased in both");
     }
     eventually!(shown(None), "and on the screens of both");
+    for gate in &gates {
+        eventually!(!in_redis(gate, &regions.a, &chat, &secret).await.contains("secret"), "and in the gates of both");
+    }
     vendor.edit(&chat, &secret, "the secret once more").await;
     let last = vendor.post(&chat, "behind it").await;
     for pool in [&a, &b] {

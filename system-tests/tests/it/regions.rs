@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use system_tests::browser::Browser;
 use system_tests::http;
-use system_tests::own_postgres::OwnPostgres;
+use system_tests::own_postgres::Replicated;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
@@ -47,10 +47,9 @@ async fn two_regions_called(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_loaded_comes_from_the_replica_while_the_primary_is_away() {
-    let Some(mut primary) = OwnPostgres::start().await else { return };
-    let replica = primary.replica(&primary.address()).await;
-    let told = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port, replica.port);
-    let options = Options { database: Some((primary.url(), told)), ..Options::default() };
+    let Some(mut postgres) = Replicated::start(&[]).await else { return };
+    let database = Some((postgres.primary.url(), postgres.url().expose().to_owned()));
+    let options = Options { database, ..Options::default() };
     let Some(pipeline) = Pipeline::start(options).await else { return };
     pipeline.ready().await;
     let vendor = pipeline.vendor();
@@ -58,14 +57,14 @@ async fn what_is_loaded_comes_from_the_replica_while_the_primary_is_away() {
     let message = vendor.post(&chat, "on both").await;
     let reader = Reader::watch(&pipeline.internal_address);
     eventually!(reader.text(&chat, &message).is_some(), "it is shown");
-    let on_replica = PgPool::connect(replica.url().expose()).await.unwrap();
+    let on_replica = PgPool::connect(postgres.replica.url().expose()).await.unwrap();
     let has_it = async || {
         let found = sqlx::query("SELECT FROM messages WHERE id = $1").bind(&message).fetch_optional(&on_replica).await;
         found.is_ok_and(|row| row.is_some())
     };
     eventually!(has_it().await, "the replica has it");
 
-    primary.kill().await;
+    postgres.primary.kill().await;
     let live = vendor.post(&chat, "while it is away").await;
     eventually!(reader.text(&chat, &live).is_some(), "pushes go on");
     let late = Reader::watch(&pipeline.internal_address);

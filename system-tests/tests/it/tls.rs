@@ -201,7 +201,7 @@ async fn redis_may_want_a_certificate() {
         ("--tls-auth-clients", "yes".to_owned()),
     ];
     let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-    let Some(_redis) = OwnRedis::start_with(arguments).await else { return };
+    let Some(_redis) = OwnRedis::start_with(arguments, Vec::new()).await else { return };
     let asked = async |ca: Option<PathBuf>, identity: Option<(PathBuf, PathBuf)>| {
         let (redis_cert, redis_key) = identity.unzip();
         let tls = RedisTls { redis_ca: ca, redis_cert, redis_key };

@@ -1,5 +1,7 @@
 //! On a Kubernetes cluster to which `deployment/` was applied; `cargo xtask test deployment` does that.
 
+mod runbook;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

@@ -156,10 +156,14 @@ impl Settings {
         })
     }
 
-    /// What the other regions' topics of this name are called here: MirrorMaker's default names.
+    /// The other regions' names.
+    pub fn others(&self) -> impl Iterator<Item = &str> {
+        self.turns.regions.iter().map(|region| region.name.as_str()).filter(|name| *name != self.region)
+    }
+
+    /// What the other regions' topics of this name are called here.
     pub fn mirrored<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = String> + 'a {
-        let others = self.turns.regions.iter().filter(|region| region.name != self.region);
-        others.map(move |region| format!("{}.{topic}", region.name))
+        self.others().map(move |region| mirrored(region, topic))
     }
 
     /// How long a cursor is remembered: a row that comes as late as may be is still there for a reading that begins after
@@ -167,6 +171,11 @@ impl Settings {
     pub fn remembered_for(&self) -> Duration {
         if self.overlap.is_zero() { Duration::ZERO } else { self.overlap + 2 * self.read_again_every }
     }
+}
+
+/// What a region's topic of this name is called in the others: MirrorMaker's default names.
+pub fn mirrored(region: &str, topic: &str) -> String {
+    format!("{region}.{topic}")
 }
 
 fn whole_seconds(text: &str) -> Result<Duration, String> {

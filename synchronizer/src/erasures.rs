@@ -1,17 +1,18 @@
 //! What must never be appended again, as far as this process has read it: here and from the other regions.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use contract::Topics;
 use contract::erasure::{Erasure, ErasureSet};
+use contract::{Timestamp, Topics};
 use platform::event_log::follow::Told;
 use platform::event_log::{EventLog, LogError, LogRecord};
 use platform::retry;
 use tokio::sync::watch;
 
-use crate::config::Settings;
+use crate::config::{Settings, mirrored};
 use crate::to_log::ToLog;
 
 /// The erasures, kept up to date by [`Erasures::follow`].
@@ -28,22 +29,55 @@ pub struct Erasures {
 }
 
 /// All that stand in the log now, here and from the other regions.
-///
-/// # Errors
-/// [`LogError`]; also if one cannot be read.
-pub async fn all(log: &dyn EventLog, settings: &Settings) -> Result<ErasureSet, LogError> {
-    let own = Topics::with_suffix(&settings.topic_suffix).erasures;
-    let mut set = ErasureSet::default();
-    for topic in std::iter::once(own.clone()).chain(settings.mirrored(&own)) {
-        if log.partitions(&topic).await?.is_none() {
-            continue;
+#[derive(Debug, Default)]
+pub struct Standing {
+    pub set: ErasureSet,
+    /// Of every region, by an erasure's key: when its own log took it, by that region's clock.
+    taken: BTreeMap<String, HashMap<String, Timestamp>>,
+}
+
+/// Since when nothing of an erasure is appended any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Barred {
+    /// When the last one of those regions took it whose logs have it.
+    pub since: Timestamp,
+    /// The regions that have not said that they know of it: they may go on.
+    pub not_in: Vec<String>,
+}
+
+impl Standing {
+    /// # Errors
+    /// [`LogError`]; also if an erasure cannot be read.
+    pub async fn read(log: &dyn EventLog, settings: &Settings) -> Result<Self, LogError> {
+        let own = Topics::with_suffix(&settings.topic_suffix).erasures;
+        let others = settings.others().map(|region| (region.to_owned(), mirrored(region, &own)));
+        let mut all = Self::default();
+        for (region, topic) in std::iter::once((settings.region.clone(), own.clone())).chain(others) {
+            let taken = all.taken.entry(region).or_default();
+            if log.partitions(&topic).await?.is_none() {
+                continue;
+            }
+            for record in log.tail(&topic, u64::MAX).await? {
+                let unreadable = |error| LogError::Unavailable(format!("{}@{}: {error}", record.at, record.offset));
+                let erasure = Erasure::decode(&record.value).map_err(unreadable)?;
+                let at = u64::try_from(record.timestamp_ms).ok().and_then(|at| Timestamp::from_micros(at * 1000).ok());
+                taken.insert(erasure.key(), at.unwrap_or_else(Timestamp::now));
+                all.set.insert(erasure);
+            }
         }
-        for record in log.tail(&topic, u64::MAX).await? {
-            let unreadable = |error| LogError::Unavailable(format!("{}@{}: {error}", record.at, record.offset));
-            set.insert(Erasure::decode(&record.value).map_err(unreadable)?);
+        Ok(all)
+    }
+
+    /// Of one that stands there.
+    pub fn barred(&self, erasure: &Erasure) -> Barred {
+        let key = erasure.key();
+        let since = self.taken.values().filter_map(|taken| taken.get(&key)).max();
+        let not_in = self.taken.iter().filter(|(_, taken)| !taken.contains_key(&key));
+        Barred {
+            since: since.copied().unwrap_or(erasure.erased_at),
+            not_in: not_in.map(|(region, _)| region.clone()).collect(),
         }
     }
-    Ok(set)
 }
 
 impl Default for Erasures {
@@ -129,5 +163,29 @@ impl Erasures {
                 tracing::error!(%error, at = %record.at, offset = record.offset, "an erasure cannot be read");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::erasure::Scope;
+
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_in_one_region_is_barred_when_the_last_one_has_taken_it() {
+        let at = |second: u64| Timestamp::from_micros(second * 1_000_000).expect("a time");
+        let erasure = |chat: &str| Erasure { chat_id: chat.into(), scope: Scope::Chat, erased_at: at(1) };
+        let (everywhere, in_a) = (erasure("everywhere"), erasure("in a"));
+        let taken = |all: &[(&Erasure, u64)]| all.iter().map(|(erasure, when)| (erasure.key(), at(*when))).collect();
+        let standing = Standing {
+            set: ErasureSet::default(),
+            taken: BTreeMap::from([
+                ("a".to_owned(), taken(&[(&everywhere, 2), (&in_a, 3)])),
+                ("b".to_owned(), taken(&[(&everywhere, 900)])),
+            ]),
+        };
+        assert_eq!(standing.barred(&everywhere), Barred { since: at(900), not_in: Vec::new() });
+        assert_eq!(standing.barred(&in_a), Barred { since: at(3), not_in: vec!["b".to_owned()] });
     }
 }

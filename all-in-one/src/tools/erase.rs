@@ -88,15 +88,15 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("erased {before} from this copy, with their history");
-    println!("Kafka forgets what it holds of them by {}", forgotten_by(&erasure));
+    println!("Kafka forgets what it holds of them by {}", forgotten_by(Timestamp::now()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was appended before is gone by then. Kafka deletes whole segments, when their newest record is as old as the
-/// retention; a segment takes records for a week (its `segment.ms`, by default).
-pub fn forgotten_by(erasure: &Erasure) -> Timestamp {
+/// When the log has forgotten what was appended until then. Kafka deletes whole segments, when their newest record is as old as
+/// the retention; a segment takes records for a week (its `segment.ms`, by default).
+pub fn forgotten_by(appended_until: Timestamp) -> Timestamp {
     let kept = (RETENTION_MS + SEGMENT_MS) * 1000;
-    Timestamp::from_micros(erasure.erased_at.micros() + kept).unwrap_or(erasure.erased_at)
+    Timestamp::from_micros(appended_until.micros() + kept).unwrap_or(appended_until)
 }
 
 /// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use contract::Timestamp;
-use contract::erasure::{Erasure, ErasureSet, Scope};
+use contract::erasure::{Erasure, Scope};
 use indicatif::{ProgressBar, ProgressStyle};
 use platform::config::Secret;
 use serde::Serialize;
 use serde_json::json;
 use synchronizer::budget::Budgeted;
 use synchronizer::erase::letters_left;
-use synchronizer::erasures;
+use synchronizer::erasures::{Barred, Standing};
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::verify::{Difference, How, Report, Verify};
 
@@ -47,13 +47,13 @@ pub struct Args {
 const NAMED: usize = 20;
 
 pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
-    let erasures = erasures::all(&*world.log, &world.settings).await.context("what was erased");
+    let erasures = Standing::read(&*world.log, &world.settings).await.context("what was erased");
     if args.erased {
         return erased(world, &erasures?, args.json).await;
     }
     let erasures = erasures.unwrap_or_else(|error| {
         eprintln!("{error:#}; whatever was erased counts as missing");
-        ErasureSet::default()
+        Standing::default()
     });
     let (mut names, mut copies) = (vec![world.settings.region.clone()], vec![world.stored.clone()]);
     for other in args.also {
@@ -69,7 +69,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         source: Arc::new(Budgeted::new(world.source.clone(), args.budget)),
         copies,
         source_name: world.settings.source.clone(),
-        erasures,
+        erasures: erasures.set,
         lag: args.allow_lag,
         progress: Arc::new(move |done, all| {
             shown.set_length(all);
@@ -125,18 +125,21 @@ struct Erased<'a> {
     erasure: &'a Erasure,
     #[serde(flatten)]
     left: Remains,
-    /// When the log has forgotten what was appended before.
+    /// When the log has forgotten what was appended before all of those regions knew of it that say so.
     log_forgets_by: Timestamp,
+    /// The regions whose logs do not say so.
+    not_heard_in: Vec<String>,
 }
 
-async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Result<ExitCode> {
-    let asked_for: Vec<Erasure> = erasures.iter().cloned().collect();
+async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Result<ExitCode> {
+    let asked_for: Vec<Erasure> = erasures.set.iter().cloned().collect();
     let letters = letters_left(&*world.stored, &asked_for).await?;
     let mut all = Vec::new();
     for (number, erasure) in asked_for.iter().enumerate() {
         let of_it = letters.iter().filter(|(_, about)| about.contains(&number)).count() as u64;
         let left = remains(&*world.stored, erasure, of_it).await?;
-        all.push(Erased { erasure, left, log_forgets_by: forgotten_by(erasure) });
+        let Barred { since, not_in } = erasures.barred(erasure);
+        all.push(Erased { erasure, left, log_forgets_by: forgotten_by(since), not_heard_in: not_in });
     }
     all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));
     let versions = world.stored.erased_versions().await?;
@@ -159,7 +162,7 @@ async fn erased(world: &World, erasures: &ErasureSet, json: bool) -> anyhow::Res
 }
 
 fn print_erased(erased: &Erased<'_>) {
-    let Erased { erasure, left, log_forgets_by } = erased;
+    let Erased { erasure, left, log_forgets_by, not_heard_in } = erased;
     let what = match &erasure.scope {
         Scope::Chat => String::new(),
         Scope::Message { message_id } => format!(", message {message_id}"),
@@ -173,6 +176,10 @@ fn print_erased(erased: &Erased<'_>) {
     };
     let words = if left.is_nothing() { "no row left".to_owned() } else { format!("{left} LEFT") };
     println!("  {words}; {log}");
+    if !not_heard_in.is_empty() {
+        let regions = not_heard_in.join(", ");
+        println!("  region {regions} has NOT SAID that it knows of it; until it does, its log may be given more of it");
+    }
     if left.unreadable > 0 {
         println!("  {} rows of the chat CANNOT BE READ, and may be of it", left.unreadable);
     }

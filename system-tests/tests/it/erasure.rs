@@ -22,7 +22,12 @@ use tokio::process::Command;
 
 /// Runs a tool that must find all well; gives what it says.
 async fn does(pipeline: &Pipeline, arguments: &[&str]) -> String {
-    let output = tool(pipeline, arguments).await;
+    does_with(pipeline, &[], arguments).await
+}
+
+/// The same with other settings than the pipeline's.
+async fn does_with(pipeline: &Pipeline, settings: &[(&str, &str)], arguments: &[&str]) -> String {
+    let output = tool_with(pipeline, settings, arguments).await;
     assert!(output.status.success(), "{arguments:?}: {}", printed(&output));
     printed(&output)
 }
@@ -344,8 +349,7 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         ("CHAT_SYNC_REGION", "b"),
         ("CHAT_SYNC_REGIONS", names),
     ];
-    let said = tool_with(&regions.a, &in_b, &["erase", "--chat", &chat, "--message", &secret]).await;
-    assert!(said.status.success(), "{}", printed(&said));
+    does_with(&regions.a, &in_b, &["erase", "--chat", &chat, "--message", &secret]).await;
     for pool in [&a, &b] {
         eventually!(stored(pool, &secret).await == Some((None, None, 0)), "it is erased in both");
     }
@@ -365,21 +369,47 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         assert!(said.status.success(), "{}", printed(&said));
         assert!(printed(&said).contains("1 erasure; nothing is left"), "{}", printed(&said));
     }
+    asked_for_while_apart(&regions, &in_b, (&chat, &last), [&a, &b]).await;
     // Whichever region is lost with its Kafka, the other one still has what was asked for, and gives it back.
     let topic = contract::Topics::with_suffix(&regions.a.topic_suffix).erasures;
     for kafka in [&regions.kafka_a, &regions.kafka_b] {
-        eventually!(asked_for(&kafka.address, &topic).await == 1, "it is in both regions' own logs");
+        eventually!(asked_for(&kafka.address, &topic).await == 2, "both are in both regions' own logs");
     }
     own_kafka::delete_topic(&regions.kafka_b.address, &topic).await;
     eventually!(
-        asked_for(&regions.kafka_b.address, &topic).await == 1,
-        "b has it again, while its leader leads; now {}",
+        asked_for(&regions.kafka_b.address, &topic).await == 2,
+        "b has them again, while its leader leads; now {}",
         asked_for(&regions.kafka_b.address, &topic).await
     );
     own_kafka::delete_topic(&regions.kafka_b.address, &topic).await;
     regions.b.synchronizer.kill();
     regions.b.synchronizer.start_again();
-    eventually!(asked_for(&regions.kafka_b.address, &topic).await == 1, "b has it from a");
+    eventually!(asked_for(&regions.kafka_b.address, &topic).await == 2, "b has them from a");
+}
+
+/// What one region has not heard of yet it may go on appending: the other one says so.
+async fn asked_for_while_apart(
+    regions: &Regions,
+    in_b: &[(&str, &str)],
+    (chat, message): (&str, &str),
+    copies: [&PgPool; 2],
+) {
+    let erased_in_b = async || does_with(&regions.a, in_b, &["verify", "--erased"]).await;
+    eventually!(!erased_in_b().await.contains("NOT SAID"), "both say that they know of what was asked for before");
+    for way in [&regions.to_a, &regions.to_b] {
+        way.cut();
+    }
+    does_with(&regions.a, in_b, &["erase", "--chat", chat, "--message", message, "--no-wait"]).await;
+    // The copy may still have the row: then it exits 1.
+    let said = printed(&tool_with(&regions.a, in_b, &["verify", "--erased"]).await);
+    assert!(said.contains("region a has NOT SAID that it knows of it"), "{said}");
+    for way in [&regions.to_a, &regions.to_b] {
+        way.restore();
+    }
+    for pool in copies {
+        eventually!(stored(pool, message).await == Some((None, None, 0)), "it is erased in both");
+    }
+    eventually!(!erased_in_b().await.contains("NOT SAID"), "both know of it");
 }
 
 /// How many erasures stand in a region's own topic.

@@ -73,16 +73,18 @@ async fn mirrors(apart: Duration) -> anyhow::Result<Vec<Row>> {
     let (near, to_near) = OwnKafka::with_a_proxy(&[]).await.context("Kafka")?;
     let far = OwnKafka::start().await.context("Kafka")?;
     to_near.lies_apart(apart);
-    let (mut here, mut ours, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut here, mut ours, mut defaults) = (Vec::new(), Mirrored::default(), Mirrored::default());
     for _ in 0..ROUNDS {
-        for (settings, times) in [(OURS, &mut ours), (DEFAULTS, &mut defaults)] {
+        for (settings, mirrored) in [(OURS, &mut ours), (DEFAULTS, &mut defaults)] {
             let topic = format!("mirrored{}", unique_suffix());
             Kafka::new(&near.address)?.ensure_topics(&[spec(&topic)]).await?;
             let ends = [("a", &to_near.address), ("b", &far.address)].map(|(region, brokers)| End { region, brokers });
             let _mirror = OwnMirror::start_with(settings, &ends[0], &ends[1], &topic).context("MirrorMaker")?;
-            let [near_times, far_times] = timed(&near.address, &far.address, &topic).await?;
-            here.extend(near_times);
-            times.extend(far_times);
+            for (near, far) in timed(&near.address, &far.address, &topic).await? {
+                here.push(near);
+                mirrored.read.push(far);
+                mirrored.added.push(far.saturating_sub(near));
+            }
         }
     }
     let p50 = |times: &[Duration]| -> f64 {
@@ -90,14 +92,23 @@ async fn mirrors(apart: Duration) -> anyhow::Result<Vec<Row>> {
         times.sort_unstable();
         times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64)
     };
-    let ratio = p50(&defaults) / p50(&ours);
+    let ratio = p50(&defaults.added) / p50(&ours.added);
     Ok(vec![
         (format!("**{} ms apart**", apart.as_millis()), vec![String::new(); 3]),
         ("read in region a".into(), percentiles(here).to_vec()),
-        ("read in region b, our settings".into(), percentiles(ours).to_vec()),
-        ("read in region b, MirrorMaker's defaults".into(), percentiles(defaults).to_vec()),
-        ("the defaults next to ours".into(), vec![format!("{ratio:.1}x"), String::new(), String::new()]),
+        ("read in region b, our settings".into(), percentiles(ours.read).to_vec()),
+        ("read in region b, MirrorMaker's defaults".into(), percentiles(defaults.read).to_vec()),
+        ("later than in a, our settings".into(), percentiles(ours.added).to_vec()),
+        ("later than in a, MirrorMaker's defaults".into(), percentiles(defaults.added).to_vec()),
+        ("that of the defaults next to ours".into(), vec![format!("{ratio:.1}x"), String::new(), String::new()]),
     ])
+}
+
+/// Of every record, how long it took to a reader in the far region, and how much longer than to one in the near region.
+#[derive(Default)]
+struct Mirrored {
+    read: Vec<Duration>,
+    added: Vec<Duration>,
 }
 
 fn spec(topic: &str) -> TopicSpec {
@@ -105,8 +116,8 @@ fn spec(topic: &str) -> TopicSpec {
     TopicSpec { name, partitions: 1, compacted: false, retention_ms: 3_600_000, max_record_bytes: 1 << 20 }
 }
 
-/// How long each record took to a reader in each region.
-async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<[Vec<Duration>; 2]> {
+/// How long each record took to a reader in the near region, and to one in the far region.
+async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<Vec<(Duration, Duration)>> {
     let log = Kafka::new(near)?;
     let record = |key: String| NewRecord {
         topic: topic.into(),
@@ -135,12 +146,15 @@ async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<[Vec<Durati
         appended.insert(number.to_string(), Instant::now());
         log.append(vec![record(number.to_string())]).await?;
     }
-    let mut times = [Vec::new(), Vec::new()];
-    for (times, reader) in times.iter_mut().zip(readers) {
-        let read = reader.await??;
-        times.extend(read.iter().filter_map(|(key, at)| Some(at.duration_since(*appended.get(key)?))));
+    let mut read = Vec::new();
+    for reader in readers {
+        read.push(reader.await??);
     }
-    Ok(times)
+    let took = |key: &String, at: &Instant| {
+        let after = |reader: &HashMap<String, Instant>| Some(reader.get(key)?.duration_since(*at));
+        Some((after(&read[0])?, after(&read[1])?))
+    };
+    Ok(appended.iter().filter_map(|(key, at)| took(key, at)).collect())
 }
 
 /// When each of the records was read; says when something was.

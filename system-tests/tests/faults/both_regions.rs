@@ -66,6 +66,11 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let first = vendor.post(&chat, "through the mirror").await;
         eventually!(reader.text(&chat, &first).is_some(), "b shows what a polls");
         assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
+        if let Some(page) = &page {
+            leaves_a_silent_pod(&mut trial, page, &chat).await;
+            page.show(&trial.regions.a.internal_address, &format!("#/{chat}")).await;
+            eventually!(page.shows(&first, "through the mirror").await, "the page is at a again");
+        }
         trial.people_write(BURST);
         let began = Instant::now();
         trial.writes(BURST).await;
@@ -107,6 +112,26 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         );
     })
     .await;
+}
+
+/// An open page of a's, whose pod says nothing any more and refuses nothing.
+async fn leaves_a_silent_pod(trial: &mut RegionTrial, page: &Browser, chat: &str) {
+    let row = Row {
+        number: "20k",
+        fault: "internal of region a frozen while a page is open",
+        promise: "R2, V3",
+        expected: "the page goes on at b within 7 s",
+    };
+    let served_by = async || page.run("return document.getElementById('region').textContent").await;
+    eventually!(served_by().await == "region a", "a serves the page");
+    trial.process(Side::A, Service::Internal).signal("STOP");
+    let began = Instant::now();
+    eventually!(served_by().await == "region b", "b serves it");
+    let took = began.elapsed();
+    let meanwhile = trial.vendor().post(chat, "while a's pod is silent").await;
+    eventually!(page.shows(&meanwhile, "while a's pod is silent").await, "and shows what is new");
+    trial.process(Side::A, Service::Internal).signal("CONT");
+    row.came_to(took <= Duration::from_secs(7), &format!("after {:.1} s the page was at b", took.as_secs_f64()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,10 +49,15 @@ function hear(frame) {
   const gone = changed.filter(erased);
   if (gone.length) forgetErased(gone);
   if (frame.chat !== open) return;
-  if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
-  else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
+  tellOf(copy);
   if (frame.type === "load") loaded(copy, shownFrom, changed);
   else soon(changed);
+}
+
+/** What is missing of the chat that is open. */
+function tellOf(copy) {
+  if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
+  else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
 }
 
 /** A chat that is not this reader's, or not any more: nothing of it stays. */
@@ -153,6 +158,7 @@ function drawTitle() {
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
   // A server that has just started does not know all of them yet.
   if (open && !chat && allChats) notice(GONE);
+  else if (chat && byId("notice").textContent === GONE) tellOf(copies.get(open));
 }
 
 // ---- what the reader has read ----

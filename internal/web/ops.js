@@ -134,9 +134,21 @@ async function show(reason) {
   // Those that have not changed stay, with what somebody has opened or typed there.
   const rows = letters.map((letter) => ({ key: letter.digest, mark: `${letter.state} ${letter.note} ${view.decisions}`, letter }));
   keyed(byId("letters"), rows, items, (item, { letter }) => item.replaceChildren(...drawLetter(letter)));
-  const undecided = letters.filter((letter) => letter.state === "open").map((letter) => letter.digest);
-  byId("all").replaceChildren(...(view.decisions !== "nobody" && undecided.length > 1
-    ? [decisions(`Try all ${undecided.length} open ones again`, "Discard them", () => undecided)] : []));
+  drawAll(letters.filter((letter) => letter.state === "open").map((letter) => letter.digest));
+}
+
+let undecided = [];
+
+/** All at once, where there are several. The field stays, with what somebody has typed there, as long as it is of this reason. */
+function drawAll(digests) {
+  undecided = digests;
+  const place = byId("all");
+  const several = view.decisions !== "nobody" && digests.length > 1;
+  if (!several || place.dataset.reason !== open) place.replaceChildren();
+  if (!several) return;
+  place.dataset.reason = open;
+  if (!place.firstChild) place.append(decisions("", "Discard them", () => undecided));
+  place.querySelector("button").textContent = `Try all ${digests.length} open ones again`;
 }
 
 function drawLetter(letter) {

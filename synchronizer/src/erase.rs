@@ -51,7 +51,7 @@ impl Erase {
                 }
                 continue;
             }
-            if !self.region.polls() {
+            if !self.region.polls() && !self.region.is_alone() {
                 tokio::time::sleep(LEAVE).await;
             }
             self.everything_stored().await;

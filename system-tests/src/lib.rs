@@ -18,5 +18,6 @@ pub mod process;
 pub mod proxy;
 pub mod reader;
 pub mod regions;
+pub mod socket;
 pub mod tool;
 pub mod vendor;

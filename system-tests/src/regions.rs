@@ -9,6 +9,7 @@ use platform::eventually;
 use platform::testing::server;
 
 use crate::checker::Copy;
+use crate::metrics;
 use crate::own_kafka::{self, OwnKafka};
 use crate::own_mirror::{End, OwnMirror};
 use crate::own_postgres::Replicated;
@@ -45,6 +46,8 @@ pub struct Regions {
 pub struct Setup {
     /// Further settings of both regions' synchronizers.
     pub synchronizers: Vec<(&'static str, String)>,
+    /// Further settings of both regions' internals.
+    pub internals: Vec<(&'static str, String)>,
     /// Further settings of all that region a consists of, its servers too.
     pub all_of_a: Vec<(&'static str, String)>,
 }
@@ -77,7 +80,7 @@ impl Regions {
     /// If something does not start.
     pub async fn start_with(setup: Setup) -> Option<Self> {
         server("CHAT_SYNC_TEST_REDIS")?;
-        let Setup { synchronizers, all_of_a } = setup;
+        let Setup { synchronizers, internals, all_of_a } = setup;
         let (kafka_a, to_a) = OwnKafka::with_a_proxy(&all_of_a).await?;
         let (kafka_b, to_b) = OwnKafka::with_a_proxy(&[]).await?;
         for way in [&to_a, &to_b] {
@@ -93,12 +96,14 @@ impl Regions {
         let names =
             |region: &str| vec![("CHAT_SYNC_REGION", region.to_owned()), ("CHAT_SYNC_REGIONS", regions.clone())];
         let of_synchronizer = |region: &str| [names(region), synchronizers.clone()].concat();
+        let of_internal = |region: &str| [names(region), internals.clone()].concat();
         let options = Options {
             kafka: Some(kafka_a.address.clone()),
             database: Some((postgres_a.primary.url(), postgres_a.url().expose().to_owned())),
             everywhere: all_of_a,
             synchronizer: of_synchronizer("a"),
-            internal: [names("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()), reached(&redis_a)]].concat(),
+            internal: [of_internal("a"), vec![("CHAT_SYNC_INTERNAL_LISTEN", internal_a.clone()), reached(&redis_a)]]
+                .concat(),
             ..Options::default()
         };
         let mut a = Pipeline::start(options).await?;
@@ -109,14 +114,14 @@ impl Regions {
         let into_b = OwnMirror::start(&end("a", &to_a.address), &end("b", &kafka_b.address), &topic)?;
         let into_a = OwnMirror::start(&end("b", &to_b.address), &end("a", &kafka_a.address), &topic)?;
         // Which of two polls that start at once and take over as soon as they listen is a matter of luck.
-        let turn_of_a = async || crate::metrics::check(&a.synchronizer_address, "region").await.1;
+        let turn_of_a = async || turn(&a.synchronizer_address).await;
         eventually!(turn_of_a().await.starts_with("polls"), "a polls: {}", turn_of_a().await);
         let there = |further: Vec<(&'static str, String)>| {
             let stores =
                 [("CHAT_SYNC_KAFKA", kafka_b.address.clone()), ("DATABASE_URL", postgres_b.url().expose().to_owned())];
             [stores.to_vec(), further].concat()
         };
-        let mut shown = there(names("b"));
+        let mut shown = there(of_internal("b"));
         shown.push(reached(&redis_b));
         let b = Services {
             synchronizer: a.another_synchronizer(&synchronizer_address, there(of_synchronizer("b"))),
@@ -155,15 +160,25 @@ impl Regions {
             ready(address).await;
         }
         eventually!(self.turn_of_b().await.contains("region a polls"), "b hears a through the mirror");
+        // Its pod finds the mirrored topic by itself, and pushes what comes after that.
+        let heard = "chat_sync_internal_marker_age_seconds";
+        eventually!(metrics::value(&self.b.internal_address, heard).await.is_some(), "b's pod hears a");
     }
 
-    /// What `/readyz` says of a's turn.
+    /// What `/readyz` says of a's turn, as soon as it answers.
+    ///
+    /// # Panics
+    /// If it does not.
     pub async fn turn_of_a(&self) -> String {
-        crate::metrics::check(&self.a.synchronizer_address, "region").await.1
+        turn(&self.a.synchronizer_address).await
     }
 
+    /// The same of b's.
+    ///
+    /// # Panics
+    /// If it does not answer.
     pub async fn turn_of_b(&self) -> String {
-        crate::metrics::check(&self.b.synchronizer_address, "region").await.1
+        turn(&self.b.synchronizer_address).await
     }
 
     /// Ends region a, without warning: its services, its Kafka, the mirror beside that, its Postgres and its Redis.
@@ -235,4 +250,9 @@ impl Regions {
             ],
         }
     }
+}
+
+async fn turn(synchronizer: &str) -> String {
+    let says = async || Some(metrics::check(synchronizer, "region").await.1).filter(|turn| !turn.is_empty());
+    eventually!(says().await, "it says whose turn it is")
 }

@@ -17,7 +17,7 @@ use system_tests::regions::{Regions, Setup};
 use crate::leaders::wrong_clock_library;
 use crate::mix::Seed;
 use crate::region_trial::{RegionTrial, SIDES, Service, Side};
-use crate::servers::stored;
+use crate::servers::{more_than, stored};
 use crate::table::{Row, long};
 use crate::trial::{alone, now_ms};
 
@@ -41,8 +41,8 @@ const PREFERRED: &str = "{to=\"polls\",reason=\"preferred\"}";
 const GIVES_WAY: &str = "{to=\"stands_by\",reason=\"gives_way\"}";
 
 /// How often a synchronizer began to poll or to stand by since it started; or only as these labels say.
-async fn turns(synchronizer: &str, labels: &str) -> Option<f64> {
-    metrics::value(synchronizer, &format!("chat_sync_region_turns_total{labels}")).await
+async fn turns(synchronizer: &str, labels: &str) -> f64 {
+    metrics::value(synchronizer, &format!("chat_sync_region_turns_total{labels}")).await.unwrap_or(0.0)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +65,7 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         }
         let first = vendor.post(&chat, "through the mirror").await;
         eventually!(reader.text(&chat, &first).is_some(), "b shows what a polls");
-        assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
+        eventually!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
         if let Some(page) = &page {
             leaves_a_silent_pod(&mut trial, page, &chat).await;
             page.show(&trial.regions.a.internal_address, &format!("#/{chat}")).await;
@@ -75,6 +75,8 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let began = Instant::now();
         trial.writes(BURST).await;
 
+        // A mirror that takes long to start lets b poll before.
+        let before = turns(&trial.regions.b.synchronizer_address, "").await;
         let killed = Instant::now();
         trial.regions.kill_a().await;
         let second = vendor.post(&chat, "while a is gone").await;
@@ -85,7 +87,8 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let rate = trial.posted() as f64 / began.elapsed().as_secs_f64();
         if let Some(page) = &page {
             eventually!(page.shows(&second, "while a is gone").await, "a's page goes on at b");
-            assert_eq!(page.run("return document.getElementById('region').textContent").await, "region b");
+            let served_by = async || page.run("return document.getElementById('region').textContent").await;
+            eventually!(served_by().await == "region b", "and says so");
         }
         trial.nobody_writes().await;
 
@@ -96,9 +99,9 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         trial.is_right().await;
         assert_eq!(reader.screen().backwards, Vec::<String>::new());
         let in_b = &trial.regions.b.synchronizer_address;
-        assert_eq!(turns(in_b, "").await, Some(1.0), "b took over, and kept it");
-        assert_eq!(turns(in_b, SILENCE).await, Some(1.0), "and why is told");
-        assert_eq!(turns(&trial.regions.a.synchronizer_address, "").await, None, "a took no turn since it is back");
+        assert_eq!(turns(in_b, "").await - before, 1.0, "b took over, and kept it");
+        assert_eq!(turns(in_b, SILENCE).await, 1.0, "and why is told");
+        assert_eq!(turns(&trial.regions.a.synchronizer_address, "").await, 0.0, "a took no turn since it is back");
         let of_page = if page.is_some() { "a's page went on at b" } else { "without Chromium" };
         if let Some(page) = page {
             page.close().await;
@@ -155,7 +158,7 @@ async fn r3_where_both_poll_nothing_breaks_and_one_gives_way() {
         let apart = cut.elapsed().as_secs_f64();
         SIDES.iter().for_each(|side| trial.link(*side).restore());
         eventually!(trial.regions.turn_of_b().await.contains("region a polls"), "one gives way");
-        assert!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
+        eventually!(trial.regions.turn_of_a().await.contains("polls since"), "{}", trial.regions.turn_of_a().await);
         trial.goes_on().await;
         let [a, b] = trial.is_right().await.map(|verdict| verdict.records_a_change());
         // Each region's log holds both topics: what each has of its own vendor's feed once, and of the other's nothing more.
@@ -180,13 +183,14 @@ async fn r3_the_preferred_region_takes_its_place_again() {
         };
         let preference = [
             ("CHAT_SYNC_PREFERRED_REGION", "a".to_owned()),
-            ("CHAT_SYNC_COME_BACK_AFTER", "10s".to_owned()),
+            ("CHAT_SYNC_COME_BACK_AFTER", "25s".to_owned()),
         ];
-        let synchronizers = [settings("8s", "3s"), preference.to_vec()].concat();
+        let synchronizers = [settings("20s", "3s"), preference.to_vec()].concat();
         let setup = Setup { synchronizers, ..Setup::default() };
         let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
         trial.people_write(RATE);
         trial.goes_on().await;
+        let before = turns(&trial.regions.b.synchronizer_address, "").await;
         trial.process(Side::A, Service::Synchronizer).kill();
         eventually!(trial.regions.turn_of_b().await.contains("silence"), "b polls by itself");
         trial.goes_on().await;
@@ -197,9 +201,10 @@ async fn r3_the_preferred_region_takes_its_place_again() {
         trial.goes_on().await;
         let [a, b] = trial.is_right().await.map(|verdict| verdict.records_a_change());
         let [in_a, in_b] = [&trial.regions.a.synchronizer_address, &trial.regions.b.synchronizer_address];
-        assert_eq!((turns(in_a, "").await, turns(in_a, PREFERRED).await), (Some(1.0), Some(1.0)), "a's turns");
-        assert_eq!(turns(in_b, "").await, Some(2.0), "b's turns");
-        assert_eq!((turns(in_b, SILENCE).await, turns(in_b, GIVES_WAY).await), (Some(1.0), Some(1.0)), "and why");
+        assert_eq!((turns(in_a, "").await, turns(in_a, PREFERRED).await), (1.0, 1.0), "a's turns");
+        assert_eq!(turns(in_b, "").await - before, 2.0, "b's turns");
+        assert_eq!(turns(in_b, SILENCE).await, 1.0, "why it polled");
+        assert!(turns(in_b, GIVES_WAY).await >= 1.0, "and why it does not any more");
         row.came_to(true, &format!("b polled, and gave way once; {a:.2} records a change in a, {b:.2} in b"));
     })
     .await;
@@ -223,8 +228,8 @@ async fn w3_a_region_promotes_a_stale_replica_and_the_other_restores_an_older_co
         postgres_a.link.cut();
         let copy = postgres_b.primary.back_up();
         trial.writes(4 * RATE).await;
-        let (on_primary, on_replica) = (stored(&old).await, stored(&new).await);
-        assert!(on_replica < on_primary, "commits are lost: {on_replica} rows of {on_primary}");
+        let on_replica = stored(&new).await;
+        let on_primary = more_than(&old, on_replica).await;
         for checker in &trial.checkers {
             checker.nothing_fell().await;
         }
@@ -260,7 +265,7 @@ async fn wrong_clocks(row: Row, offset: i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
     let all_of_a = vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", offset.to_string())];
-    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a };
+    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a, ..Setup::default() };
     let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
     let a = PgPool::connect(trial.regions.a.database_url.expose()).await.expect("Postgres");
     let now: f64 =

@@ -105,7 +105,7 @@ async fn l1_a_row_that_came_late_between_two_leaders_is_read_by_the_next_one() {
         metrics::value(&world.pipeline.synchronizer_address, drift).await.is_some(),
         "the first rounds are done: they would find the late one in the vendor's listing"
     );
-    vendor.misbehave(json!({ "late_rows": { "times": 1, "delay": 7.0 } })).await;
+    vendor.misbehave(json!({ "late_rows": { "times": 1, "delay": 20.0 } })).await;
     let late = vendor.post(&world.chat, "late").await;
     let after = vendor.post(&world.chat, "after it").await;
     eventually!(world.reader.text(&world.chat, &after).is_some(), "the cursor has passed the late one");

@@ -1,11 +1,14 @@
 //! In real Chromium: how readers find their way, what operators see, and whether anybody is kept out.
 
+use std::time::{Duration, Instant};
+
 use platform::eventually;
 use platform::testing::server;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{PgPool, SqlitePool};
 use system_tests::browser::Browser;
+use system_tests::http;
 use system_tests::pipeline::{Embedded, OPERATOR_TOKEN, Options, Pipeline};
 use thirtyfour::prelude::*;
 
@@ -14,6 +17,17 @@ async fn started() -> Option<(Browser, Embedded)> {
     let mirror = Embedded::start(&[]);
     mirror.ready().await;
     Some((browser, mirror))
+}
+
+/// A page asks for them once.
+async fn versions_are_stored(mirror: &Embedded, chat: &str, message: &str, count: usize) {
+    let url = format!("http://{}/api/chats/{chat}/messages/{message}/versions", mirror.internal_address);
+    let stored = async || http::get(&url).await.ok()?.json::<Value>().await.ok();
+    eventually!(
+        stored().await.is_some_and(|stored| stored["versions"].as_array().map(Vec::len) == Some(count)),
+        "{count} versions are stored: {:?}",
+        stored().await
+    );
 }
 
 async fn text_of(browser: &Browser, selector: &str) -> String {
@@ -33,6 +47,7 @@ async fn a_reader_looks_at_the_versions_of_a_message() {
     let id = vendor.post(&chat, "The export is stuck at 97 %.").await;
     vendor.edit(&chat, &id, "The export is stuck at 98 %.").await;
     vendor.edit(&chat, &id, "The export of May is stuck at 98 %.").await;
+    versions_are_stored(&mirror, &chat, &id, 3).await;
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
     eventually!(text_of(&browser, ".message .mark").await == "edited (2)", "it says how often it was edited");
     browser.driver.find(By::Css(".message .mark")).await.unwrap().click().await.unwrap();
@@ -69,6 +84,12 @@ async fn a_reader_searches_filters_and_goes_by_keys() {
     }
     let hidden = vendor.post(&chats[5], "an invoice that was deleted").await;
     vendor.delete(&chats[5], &hidden).await;
+    let search = format!("http://{}/api/search?q=invoice", mirror.internal_address);
+    let found = async || http::get(&search).await.ok()?.text().await.ok();
+    eventually!(
+        found().await.is_some_and(|found| found.contains(&wanted) && !found.contains(&hidden)),
+        "all is stored"
+    );
     browser.show(&mirror.internal_address, "").await;
     eventually!(browser.run("return document.querySelectorAll('#chats a').length").await == 9, "all chats are listed");
     assert_eq!(browser.run("return document.querySelectorAll('#chats a[tabindex=\"0\"]').length").await, 1, "one stop");
@@ -219,10 +240,11 @@ async fn an_operator_sees_the_pipeline_and_decides_about_dead_letters() {
     eventually!(text_of(&browser, "#groups").await.contains("2 open"), "two more");
     browser.driver.find(By::Css("#groups button")).await.unwrap().click().await.unwrap();
     eventually!(text_of(&browser, "#all").await.contains("Try all 2 open ones again"), "all at once");
+    browser.driver.find(By::Css("#all input")).await.unwrap().send_keys("nor these").await.unwrap();
     click("Try all 2 open ones again").await;
     eventually!(text_of(&browser, "#said").await == "0 letters resolved, 2 still open", "the outcome is said");
     eventually!(text_of(&browser, "#letters").await.contains("tried again: nul_character"), "and kept");
-    browser.driver.find(By::Css("#all input")).await.unwrap().send_keys("nor these").await.unwrap();
+    // Whatever was drawn meanwhile, what was typed stands there.
     click("Discard them").await;
     eventually!(text_of(&browser, "#groups").await == "nul_character: 3 discarded", "all are discarded");
     browser.close().await;
@@ -250,6 +272,7 @@ async fn nothing_on_the_pages_keeps_anybody_out() {
     let id = vendor.post(&chat, "first").await;
     vendor.edit(&chat, &id, "first, edited").await;
     vendor.reply(&chat, &id, "a reply").await;
+    versions_are_stored(&mirror, &chat, &id, 2).await;
     let gone = vendor.post(&chat, "gone").await;
     vendor.delete(&chat, &gone).await;
     let tools = browser.driver.cdp();
@@ -258,6 +281,10 @@ async fn nothing_on_the_pages_keeps_anybody_out() {
         tools.send_raw("Emulation.setEmulatedMedia", media).await.unwrap();
         browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
         eventually!(browser.shows(&id, "first, edited").await, "the thread is shown");
+        eventually!(
+            browser.run("return document.querySelector('.fold button') !== null").await == true,
+            "the reply too"
+        );
         browser.run("document.querySelector('.fold button').click(); return null").await;
         assert_eq!(barriers(&browser, &axe).await, [""; 0], "the thread, {scheme}");
         browser.run("document.querySelector('.mark').click(); return null").await;
@@ -318,6 +345,10 @@ async fn a_hundred_thousand_messages_scroll_without_a_jump_in_little_memory() {
     // Up to the very first one, as fast as the page allows.
     browser.run("document.getElementById('messages').focus(); return null").await;
     press(&browser, Key::Home).await;
+    // A thousand requests, one after the other.
+    let began = Instant::now();
+    let there = async || browser.text("m0000001").await.is_some();
+    eventually!(there().await || began.elapsed() > Duration::from_secs(45), "it is on its way");
     eventually!(browser.shows("m0000001", "message 1").await, "the first is shown");
     let items = browser.run("return document.querySelectorAll('#messages > li').length").await;
     assert!(items.as_u64().unwrap() < 1000, "{items} items are in the page");

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use contract::erasure::Erasure;
 use contract::{Record, Rejected, Timestamp};
-use futures::{SinkExt, StreamExt};
+use futures::SinkExt;
 use platform::eventually;
 use platform::testing::PATIENCE;
 use serde_json::{Value, json};
 use synchronizer::differences::Digests;
 use system_tests::pipeline::Embedded;
 use system_tests::reader::Reader;
+use system_tests::socket::next_frame;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -119,9 +120,7 @@ async fn real_frames() -> BTreeMap<String, Value> {
     socket.send(Message::text(json!({ "type": "subscribe", "chat": "nowhere" }).to_string())).await.unwrap();
     let mut asked = false;
     while frames.len() < 5 {
-        let message =
-            tokio::time::timeout(PATIENCE, socket.next()).await.expect("every type in time").unwrap().unwrap();
-        let frame: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        let frame = tokio::time::timeout(PATIENCE, next_frame(&mut socket)).await.expect("every type in time");
         let kind = frame["type"].as_str().unwrap().to_owned();
         if kind == "chats" && !frame["chats"].as_array().unwrap().is_empty() && !asked {
             asked = true;
@@ -158,8 +157,7 @@ async fn every_client_frame_in_the_document_is_understood() {
     socket.send(Message::text("the last one")).await.unwrap();
     let mut codes = Vec::new();
     while codes.last().is_none_or(|code| code != "bad_frame") {
-        let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
-        let frame: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        let frame = tokio::time::timeout(PATIENCE, next_frame(&mut socket)).await.expect("an answer in time");
         codes.extend(frame["code"].as_str().map(str::to_owned));
     }
     // Only the last one was not understood; nobody knows the example's chat here, if the list was read already.

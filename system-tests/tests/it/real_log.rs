@@ -140,6 +140,7 @@ async fn mirrored(files: Vec<PathBuf>, kill: bool) {
         }
     }
     eventually!(in_postgres(&pool).await == expected, "Postgres has what the log says");
+    eventually!(reader.screen().messages.len() == expected.len(), "all chats are on the screen");
     reader.scroll_to_the_beginning().await;
     eventually!(on_screen(&reader) == expected, "the screen shows what the log says");
     assert_same(&in_postgres(&pool).await, &expected, "Postgres");
@@ -161,6 +162,7 @@ async fn mirrored_embedded(files: Vec<PathBuf>, kill: bool) {
         mirror.process.start_again();
     }
     eventually!(in_sqlite(&pool).await == expected, "the store has what the log says");
+    eventually!(reader.screen().messages.len() == expected.len(), "all chats are on the screen");
     reader.scroll_to_the_beginning().await;
     eventually!(on_screen(&reader) == expected, "the screen shows what the log says");
     assert_same(&in_sqlite(&pool).await, &expected, "the store");

@@ -161,9 +161,10 @@ async fn a_message_is_on_the_pages_in_the_databases_and_in_the_logs_of_both_regi
     // One of them polls; the other has it through the mirror.
     let own = |namespace| log(namespace, "chat-changes").contains(&id);
     let mirrored = |namespace, topic| log(namespace, topic).contains(&id);
-    let by_a = own("chat-sync-a") && mirrored("chat-sync-b", "a.chat-changes");
-    let by_b = own("chat-sync-b") && mirrored("chat-sync-a", "b.chat-changes");
-    assert!(by_a || by_b, "both regions' Kafka have it");
+    let by_a = || own("chat-sync-a") && mirrored("chat-sync-b", "a.chat-changes");
+    let by_b = || own("chat-sync-b") && mirrored("chat-sync-a", "b.chat-changes");
+    // Twenty seconds may not be enough to read a whole topic.
+    eventually!(by_a() || by_b(), "both regions' Kafka have it");
     let page = system_tests::http::get(format!("http://{node}:30080/")).await.expect("KafkaUI answers");
     assert!(page.status().is_success());
     let shown = page.text().await.expect("a page");

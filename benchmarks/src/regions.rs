@@ -23,6 +23,9 @@ use crate::latency::{between, post, watch};
 /// Records that are timed, each way of mirroring, and how many a second.
 const RECORDS: usize = 600;
 const BEAT: Duration = Duration::from_millis(25);
+/// Records before them that are not timed, and how fast: a mirror that has just started compiles its code yet.
+const BEFORE: usize = 1_000;
+const WARM_BEAT: Duration = Duration::from_millis(5);
 /// Ours and the defaults, in turn.
 const ROUNDS: usize = 2;
 /// Messages that are timed in both regions, and how many a second.
@@ -56,10 +59,12 @@ pub async fn run() -> anyhow::Result<Table> {
         name: "regions",
         what: format!(
             "{} records, 40 a second, appended in region a: milliseconds until they are read there, and in region b through \
-             MirrorMaker 2, with our settings and with its defaults, in turn {ROUNDS} times; the regions beside each other, then \
+             MirrorMaker 2, with our settings and with its defaults, in turn {ROUNDS} times, after {} records that are not timed; \
+             the regions beside each other, then \
              {} ms apart each way. Then both regions whole, as far apart: {} messages, {RATE} a second: milliseconds from the POST \
              at the vendor to the frame in each region, while a polls; and the link cut for {} s.",
             thousands((ROUNDS * RECORDS) as f64),
+            thousands(BEFORE as f64),
             BETWEEN.as_millis(),
             thousands(MESSAGES as f64),
             APART.as_secs(),
@@ -139,6 +144,11 @@ async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<Vec<(Durati
             log.append(vec![record("warm".into())]).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+    let mut beats = tokio::time::interval(WARM_BEAT);
+    for _ in 0..BEFORE {
+        beats.tick().await;
+        log.append(vec![record("warm".into())]).await?;
     }
     let (mut beats, mut appended) = (tokio::time::interval(BEAT), HashMap::new());
     for number in 0..RECORDS {

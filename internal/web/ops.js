@@ -130,6 +130,7 @@ async function show(reason) {
   byId("group").hidden = false;
   byId("group-title").textContent = reason;
   const letters = await lettersOf(reason);
+  if (open !== reason) return;
   if (!letters) return say("The dead letters cannot be read now.");
   // Those that have not changed stay, with what somebody has opened or typed there.
   const rows = letters.map((letter) => ({ key: letter.digest, mark: `${letter.state} ${letter.note} ${view.decisions}`, letter }));
@@ -143,12 +144,12 @@ let undecided = [];
 function drawAll(digests) {
   undecided = digests;
   const place = byId("all");
-  const several = view.decisions !== "nobody" && digests.length > 1;
-  if (!several || place.dataset.reason !== open) place.replaceChildren();
-  if (!several) return;
+  if (place.dataset.reason !== open) place.replaceChildren(decisions("", "", () => undecided));
   place.dataset.reason = open;
-  if (!place.firstChild) place.append(decisions("", "Discard them", () => undecided));
-  place.querySelector("button").textContent = `Try all ${digests.length} open ones again`;
+  place.hidden = view.decisions === "nobody" || digests.length < 2;
+  const [again, away] = place.querySelectorAll("button");
+  again.textContent = `Try all ${digests.length} open ones again`;
+  away.textContent = `Discard all ${digests.length}`;
 }
 
 function drawLetter(letter) {

@@ -45,12 +45,13 @@ export const ask = (path, init = {}) => fetch(url(path), { credentials: "include
 
 /** The same question to every region; gives the answer of the one that serves this page. */
 export async function askAll(path, init) {
+  await learn();
   const others = regions.filter((_, index) => index !== at);
   const told = others.map(({ url }) =>
     fetch(new URL(path, url), { credentials: "include", signal: AbortSignal.timeout(PATIENCE), ...init }).catch(() => {}));
   const answer = await ask(path, init);
   // Whoever begins anew before they have answered may not be known there.
-  await Promise.all(told);
+  if (answer.ok) await Promise.all(told);
   return answer;
 }
 

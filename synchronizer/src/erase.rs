@@ -67,7 +67,13 @@ impl Erase {
     /// Takes what was asked for in another region into this one's log too: whichever region is lost, no erasure is. Two that take
     /// them from each other end when both have them.
     async fn keep_here(&self) {
-        for erasure in self.erasures.elsewhere_only() {
+        let elsewhere_only = self.erasures.elsewhere_only();
+        if elsewhere_only.is_empty() {
+            return;
+        }
+        // When it is taken tells when nothing more of it is appended.
+        self.appender.finish().await;
+        for erasure in elsewhere_only {
             until_taken(|| self.to_log.ask_to_erase(&erasure)).await;
             self.erasures.note_here(erasure);
         }

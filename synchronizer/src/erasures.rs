@@ -32,8 +32,17 @@ pub struct Erasures {
 #[derive(Debug, Default)]
 pub struct Standing {
     pub set: ErasureSet,
-    /// Of every region, by an erasure's key: when its own log took it, by that region's clock.
-    taken: BTreeMap<String, HashMap<String, Timestamp>>,
+    /// Of every region, by an erasure's key.
+    taken: BTreeMap<String, HashMap<String, Taken>>,
+}
+
+/// What a region's own log has of an erasure.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    /// Up to when it covers what an author has written.
+    erased_at: Timestamp,
+    /// When it was appended there, by that region's clock.
+    at: Timestamp,
 }
 
 /// Since when nothing of an erasure is appended any more.
@@ -60,8 +69,14 @@ impl Standing {
             for record in log.tail(&topic, u64::MAX).await? {
                 let unreadable = |error| LogError::Unavailable(format!("{}@{}: {error}", record.at, record.offset));
                 let erasure = Erasure::decode(&record.value).map_err(unreadable)?;
-                let at = u64::try_from(record.timestamp_ms).ok().and_then(|at| Timestamp::from_micros(at * 1000).ok());
-                taken.insert(erasure.key(), at.unwrap_or_else(Timestamp::now));
+                let at = u64::try_from(record.timestamp_ms).ok().filter(|at| *at > 0);
+                let at = at.and_then(|at| Timestamp::from_micros(at * 1000).ok()).unwrap_or_else(Timestamp::now);
+                let (erased_at, key) = (erasure.erased_at, erasure.key());
+                // A mirror that begins anew brings older ones behind newer ones.
+                let known = taken.get(&key).is_some_and(|known| known.erased_at > erased_at);
+                if !known {
+                    taken.insert(key, Taken { erased_at, at });
+                }
                 all.set.insert(erasure);
             }
         }
@@ -71,10 +86,13 @@ impl Standing {
     /// Of one that stands there.
     pub fn barred(&self, erasure: &Erasure) -> Barred {
         let key = erasure.key();
-        let since = self.taken.values().filter_map(|taken| taken.get(&key)).max();
-        let not_in = self.taken.iter().filter(|(_, taken)| !taken.contains_key(&key));
+        // An earlier one of the same author does not bar what was written since.
+        let of = |taken: &HashMap<String, Taken>| {
+            taken.get(&key).filter(|taken| taken.erased_at >= erasure.erased_at).map(|taken| taken.at)
+        };
+        let not_in = self.taken.iter().filter(|(_, taken)| of(taken).is_none());
         Barred {
-            since: since.copied().unwrap_or(erasure.erased_at),
+            since: self.taken.values().filter_map(of).max().unwrap_or(erasure.erased_at),
             not_in: not_in.map(|(region, _)| region.clone()).collect(),
         }
     }
@@ -175,17 +193,24 @@ mod tests {
     #[test]
     fn what_was_asked_for_in_one_region_is_barred_when_the_last_one_has_taken_it() {
         let at = |second: u64| Timestamp::from_micros(second * 1_000_000).expect("a time");
-        let erasure = |chat: &str| Erasure { chat_id: chat.into(), scope: Scope::Chat, erased_at: at(1) };
-        let (everywhere, in_a) = (erasure("everywhere"), erasure("in a"));
-        let taken = |all: &[(&Erasure, u64)]| all.iter().map(|(erasure, when)| (erasure.key(), at(*when))).collect();
+        let erasure = |chat: &str, second| Erasure { chat_id: chat.into(), scope: Scope::Chat, erased_at: at(second) };
+        let (everywhere, in_a, once_more) = (erasure("1", 1), erasure("2", 1), erasure("3", 500));
+        let taken = |all: &[(&Erasure, u64)]| {
+            let taken = |(erasure, when): &(&Erasure, u64)| {
+                (erasure.key(), Taken { erased_at: erasure.erased_at, at: at(*when) })
+            };
+            all.iter().map(taken).collect()
+        };
         let standing = Standing {
             set: ErasureSet::default(),
             taken: BTreeMap::from([
-                ("a".to_owned(), taken(&[(&everywhere, 2), (&in_a, 3)])),
-                ("b".to_owned(), taken(&[(&everywhere, 900)])),
+                ("a".to_owned(), taken(&[(&everywhere, 2), (&in_a, 3), (&once_more, 501)])),
+                ("b".to_owned(), taken(&[(&everywhere, 900), (&erasure("3", 1), 2)])),
             ]),
         };
         assert_eq!(standing.barred(&everywhere), Barred { since: at(900), not_in: Vec::new() });
         assert_eq!(standing.barred(&in_a), Barred { since: at(3), not_in: vec!["b".to_owned()] });
+        let earlier = "what b has of the same was asked for before";
+        assert_eq!(standing.barred(&once_more), Barred { since: at(501), not_in: vec!["b".to_owned()] }, "{earlier}");
     }
 }

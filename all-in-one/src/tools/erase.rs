@@ -37,6 +37,8 @@ pub struct Args {
 
 /// Kafka's default of `segment.ms`, in milliseconds: seven days.
 const SEGMENT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// In milliseconds: an hour is more than a leader may take to read what stands in its own log, and to finish what it appends.
+const HEARD_MS: u64 = 3600 * 1000;
 /// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(500);
 /// How far the vendor's clock may be ahead of this one.
@@ -89,14 +91,17 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     }
     println!("erased {before} from this copy, with their history");
     println!("Kafka forgets what it holds of them by {}", forgotten_by(Timestamp::now()));
+    if world.settings.others().next().is_some() {
+        println!("once the other regions know of it too: `chat-sync verify --erased` says whether and when");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// When the log has forgotten what was appended until then. Kafka deletes whole segments, when their newest record is as old as
-/// the retention; a segment takes records for a week (its `segment.ms`, by default).
-pub fn forgotten_by(appended_until: Timestamp) -> Timestamp {
-    let kept = (RETENTION_MS + SEGMENT_MS) * 1000;
-    Timestamp::from_micros(appended_until.micros() + kept).unwrap_or(appended_until)
+/// When the log has forgotten what was appended before this was asked for or taken. Kafka deletes whole segments, when their newest
+/// record is as old as the retention; a segment takes records for a week (its `segment.ms`, by default).
+pub fn forgotten_by(taken: Timestamp) -> Timestamp {
+    let kept = (HEARD_MS + RETENTION_MS + SEGMENT_MS) * 1000;
+    Timestamp::from_micros(taken.micros() + kept).unwrap_or(taken)
 }
 
 /// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.

@@ -125,8 +125,8 @@ struct Erased<'a> {
     erasure: &'a Erasure,
     #[serde(flatten)]
     left: Remains,
-    /// When the log has forgotten what was appended before all of those regions knew of it that say so.
-    log_forgets_by: Timestamp,
+    /// When the log has forgotten what was appended before all regions knew of it; `null` while one has not said so.
+    log_forgets_by: Option<Timestamp>,
     /// The regions whose logs do not say so.
     not_heard_in: Vec<String>,
 }
@@ -139,7 +139,8 @@ async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Resul
         let of_it = letters.iter().filter(|(_, about)| about.contains(&number)).count() as u64;
         let left = remains(&*world.stored, erasure, of_it).await?;
         let Barred { since, not_in } = erasures.barred(erasure);
-        all.push(Erased { erasure, left, log_forgets_by: forgotten_by(since), not_heard_in: not_in });
+        let log_forgets_by = not_in.is_empty().then(|| forgotten_by(since));
+        all.push(Erased { erasure, left, log_forgets_by, not_heard_in: not_in });
     }
     all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));
     let versions = world.stored.erased_versions().await?;
@@ -169,17 +170,16 @@ fn print_erased(erased: &Erased<'_>) {
         Scope::Author { author_hash } => format!(", author {}…", &author_hash[..author_hash.len().min(12)]),
     };
     println!("{} chat {}{what}", erasure.erased_at, erasure.chat_id);
-    let log = if *log_forgets_by > Timestamp::now() {
-        format!("Kafka may hold it until {log_forgets_by}")
-    } else {
-        "Kafka has forgotten it".to_owned()
+    let log = match log_forgets_by {
+        Some(by) if *by > Timestamp::now() => format!("Kafka may hold it until {by}"),
+        Some(_) => "Kafka has forgotten it".to_owned(),
+        None => format!(
+            "region {} has NOT SAID that it knows of it: Kafka may be given more of it there, and hold it for two weeks after that",
+            not_heard_in.join(", ")
+        ),
     };
     let words = if left.is_nothing() { "no row left".to_owned() } else { format!("{left} LEFT") };
     println!("  {words}; {log}");
-    if !not_heard_in.is_empty() {
-        let regions = not_heard_in.join(", ");
-        println!("  region {regions} has NOT SAID that it knows of it; until it does, its log may be given more of it");
-    }
     if left.unreadable > 0 {
         println!("  {} rows of the chat CANNOT BE READ, and may be of it", left.unreadable);
     }

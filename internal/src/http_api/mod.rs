@@ -72,6 +72,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/search.js", SCRIPT, include_str!("../../web/search.js")),
     ("/session.js", SCRIPT, include_str!("../../web/session.js")),
     ("/shown.js", SCRIPT, include_str!("../../web/shown.js")),
+    ("/start.js", SCRIPT, include_str!("../../web/start.js")),
     ("/thread.js", SCRIPT, include_str!("../../web/thread.js")),
     ("/ops", HTML, include_str!("../../web/ops.html")),
     ("/ops.js", SCRIPT, include_str!("../../web/ops.js")),

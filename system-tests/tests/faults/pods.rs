@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use platform::eventually;
 use system_tests::metrics;
-use system_tests::pipeline::Options;
 use system_tests::process::ready;
 
 use crate::table::Row;
@@ -14,10 +13,7 @@ const PODS: usize = 3;
 const EXPECTED: &str = "every screen right in the end";
 
 async fn pods(row: &Row) -> Option<Trial> {
-    // A pod that does not ask the gate pushes whatever it reads, and what is older than another pod had is left to the page.
-    let internal = vec![("CHAT_SYNC_GATE_DEADLINE", "5s".to_owned())];
-    let options = Options { internal, ..Options::default() };
-    let trial = Trial::begin(Setup { options, pods: PODS - 1, ..Setup::default() }).await;
+    let trial = Trial::begin(Setup { pods: PODS - 1, ..Setup::default() }).await;
     if trial.is_none() {
         row.not_run("no servers");
     }

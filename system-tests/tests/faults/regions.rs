@@ -14,6 +14,7 @@ use system_tests::metrics;
 use system_tests::reader::Reader;
 use system_tests::regions::Setup;
 
+use crate::both_regions::turns;
 use crate::region_trial::RegionTrial;
 use crate::table::{Row, long};
 use crate::the_log::cut_the_topic;
@@ -41,6 +42,8 @@ async fn v3_whatever_the_mirror_repeats_changes_nothing_on_screens() {
         };
         let patient = vec![("CHAT_SYNC_TAKE_OVER_AFTER", "120s".to_owned())];
         let Some(mut trial) = under_load(patient).await else { return row.not_run("no servers") };
+        let in_b = trial.regions.b.synchronizer_address.clone();
+        let before_all = turns(&in_b, "").await;
         let vendor = trial.vendor();
         let chat = vendor.create_chat("Repeated").await;
         let at_a = Reader::watch_chat(&trial.regions.a.internal_address, &chat);
@@ -86,7 +89,8 @@ async fn v3_whatever_the_mirror_repeats_changes_nothing_on_screens() {
         let changed =
             shown[&chat].iter().filter(|(id, message)| screen.messages[&chat].get(*id) != Some(message)).count();
         assert_eq!(changed, 0, "what was shown is as it was");
-        let holes = metrics::value(&trial.regions.b.synchronizer_address, "chat_sync_mirror_holes_total").await;
+        assert_eq!(turns(&in_b, "").await, before_all, "b stood by all the while");
+        let holes = metrics::value(&in_b, "chat_sync_mirror_holes_total").await;
         assert_eq!(holes.unwrap_or(0.0), 0.0, "nothing was taken for a hole");
         let [_, b] = trial.is_right().await;
         row.came_to(
@@ -113,6 +117,7 @@ async fn r1_a_hole_in_the_mirror_is_said_and_repaired() {
         ];
         let Some(mut trial) = under_load(further).await else { return row.not_run("no servers") };
         trial.is_right().await;
+        let before_all = turns(&trial.regions.b.synchronizer_address, "").await;
         let vendor = trial.vendor();
         let chat = vendor.create_chat("Lost on the way").await;
         let pods = [&trial.regions.a.internal_address, &trial.regions.b.internal_address];
@@ -146,7 +151,7 @@ async fn r1_a_hole_in_the_mirror_is_said_and_repaired() {
         }
         let repaired = value("chat_sync_reconcile_appended_total").await;
         assert!(repaired >= lost.len() as f64, "{repaired} repaired");
-        eventually!(trial.regions.turn_of_b().await.contains("region a polls"), "and stands by");
+        assert_eq!(turns(&address, "").await, before_all, "and stood by all the while");
         trial.people_write(RATE);
         trial.goes_on().await;
         trial.is_right().await;

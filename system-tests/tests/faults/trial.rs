@@ -93,7 +93,6 @@ impl Trial {
         let lease = elected.as_ref().map_or(Vec::new(), OwnLease::variables);
         options.synchronizer.extend(lease.clone());
         options.synchronizer.extend(first);
-        let of_internal = options.internal.clone();
         let pipeline = Pipeline::start(options).await?;
         pipeline.ready().await;
         if !lease.is_empty() {
@@ -130,8 +129,7 @@ impl Trial {
         }
         for number in 0..pods {
             let address = format!("127.0.0.1:{}", free_port());
-            let process =
-                trial.pipeline.another_internal(&address, &format!("internal-{}", number + 1), of_internal.clone());
+            let process = trial.pipeline.another_internal(&address, &format!("internal-{}", number + 1), Vec::new());
             ready(&address).await;
             trial.pods.push(Member { process, address });
         }

@@ -57,9 +57,12 @@ async fn what_one_copy_alone_lacks_or_has_is_found_by_both_regions_and_mended() 
     // A copy that is behind lacks what the other one has, for longer than any difference must last.
     regions.b.writer.signal("STOP");
     vendor.edit(&chats[0], &messages[0], "as it was written").await;
-    let left_out = async || says("chat_sync_regions_not_compared_total").await[1].unwrap_or(0.0);
-    let before = left_out().await;
-    eventually!(left_out().await >= before + 3.0, "b neither tells nor compares");
+    let [told, heard] =
+        ["told_behind", "heard_behind"].map(|why| format!("chat_sync_regions_not_compared_total{{why=\"{why}\"}}"));
+    let left_out = async |name: &str| metrics::value(synchronizers[1], name).await.unwrap_or(0.0);
+    let before = (left_out(&told).await, left_out(&heard).await);
+    eventually!(left_out(&told).await >= before.0 + 3.0, "b does not tell");
+    eventually!(left_out(&heard).await >= before.1 + 3.0, "nor compare");
     regions.b.writer.signal("CONT");
     compared_whole().await;
     assert_eq!(says("chat_sync_regions_differences_total").await, [None, None], "what is merely on its way is none");

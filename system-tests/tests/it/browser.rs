@@ -170,6 +170,30 @@ async fn a_page_whose_server_goes_away_says_so_and_goes_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_which_a_part_does_not_arrive_begins_anew() {
+    let Some(browser) = Browser::open().await else { return };
+    let mirror = Embedded::start(&[]);
+    mirror.ready().await;
+    let vendor = mirror.vendor();
+    let chat = vendor.create_chat("In parts").await;
+    let id = vendor.post(&chat, "all of it").await;
+    let tools = browser.driver.cdp();
+    tools.send_raw("Network.enable", serde_json::json!({})).await.expect("the browser");
+    let block =
+        async |urls: &[&str]| tools.send_raw("Network.setBlockedURLs", serde_json::json!({ "urls": urls })).await;
+    let starts = "return Number(sessionStorage.getItem('chat-sync.starts'))";
+    for (page, part) in [("ops", "*/page.js"), (&format!("#/{chat}"), "*/copy.js")] {
+        block(&[part]).await.expect("the browser");
+        browser.show(&mirror.internal_address, page).await;
+        eventually!(browser.run(starts).await.as_f64().is_some_and(|starts| starts >= 2.0), "it tries and tries");
+        block(&[]).await.expect("the browser");
+        eventually!(browser.run(starts).await == 0, "it has begun");
+    }
+    eventually!(browser.shows(&id, "all of it").await, "and shows what there is");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_whose_socket_is_cut_resumes_where_it_was() {
     let Some(browser) = Browser::open().await else { return };
     let mirror = Embedded::start(&[]);

@@ -94,17 +94,17 @@ async fn lives_through(switches: Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_requests_are_waited_out() {
-    lives_through(json!({ "rate_limited": { "times": 3, "delay": 1 } })).await;
+    lives_through(json!({ "rate_limited": { "rate": 0.5, "times": 4, "delay": 1 } })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_errors_are_tried_again() {
-    lives_through(json!({ "server_error": { "times": 4 } })).await;
+    lives_through(json!({ "server_error": { "rate": 0.6, "times": 6 } })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_cut_is_asked_for_again() {
-    lives_through(json!({ "cut_body": { "times": 4 } })).await;
+    lives_through(json!({ "cut_body": { "rate": 0.6, "times": 6 } })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,12 +114,12 @@ async fn a_slow_body_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_json_is_asked_for_again() {
-    lives_through(json!({ "half_json": { "times": 4 } })).await;
+    lives_through(json!({ "half_json": { "rate": 0.6, "times": 6 } })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicates_and_reordered_pages_change_nothing() {
-    lives_through(json!({ "duplicates": { "times": 6 }, "reordered": { "times": 6 } })).await;
+    lives_through(json!({ "duplicates": { "rate": 0.3, "seconds": 8 }, "reordered": { "seconds": 8 } })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -244,8 +244,9 @@ async fn an_operator_sees_the_pipeline_and_decides_about_dead_letters() {
     click("Try all 2 open ones again").await;
     eventually!(text_of(&browser, "#said").await == "0 letters resolved, 2 still open", "the outcome is said");
     eventually!(text_of(&browser, "#letters").await.contains("tried again: nul_character"), "and kept");
+    eventually!(text_of(&browser, "#all").await.contains("Discard all 2"), "and all are open again");
     // Whatever was drawn meanwhile, what was typed stands there.
-    click("Discard them").await;
+    click("Discard all 2").await;
     eventually!(text_of(&browser, "#groups").await == "nul_character: 3 discarded", "all are discarded");
     browser.close().await;
 }

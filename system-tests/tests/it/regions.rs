@@ -156,9 +156,9 @@ async fn who_signs_in_at_one_region_is_signed_in_at_the_other() {
     let chat = vendor.create_chat("For those who may").await;
     let message = vendor.post(&chat, "as it was").await;
     browser.show(&a, &format!("#/{chat}")).await;
-    eventually!(served_by(&browser).await == "region a", "the page knows the regions");
     browser.signs_in("the reader's").await;
     eventually!(browser.shows(&message, "as it was").await, "a serves it");
+    eventually!(served_by(&browser).await == "region a", "and the page knows the regions");
 
     pipeline.internal.kill();
     vendor.edit(&chat, &message, "edited while the page moved").await;

@@ -201,20 +201,15 @@ impl Checker {
         }
     }
 
-    /// The first message that is not in Postgres as it is at the vendor, however long one waits: as long as they become fewer.
+    /// The first message that is not in Postgres as it is at the vendor, however long one waits.
     async fn differs(&self, expected: &Rows) -> Option<(String, String)> {
-        let (mut since, mut fewest) = (Instant::now(), usize::MAX);
+        let began = Instant::now();
         loop {
             let stored = in_the_copy(&self.pool).await;
             let differs = |key: &&(String, String)| stored.get(*key) != expected.get(*key);
-            let mut different = expected.keys().chain(stored.keys()).filter(differs);
-            let first = different.next().cloned();
-            let left = first.iter().count() + different.count();
-            if left < fewest {
-                (since, fewest) = (Instant::now(), left);
-            }
-            if first.is_none() || since.elapsed() > PATIENCE {
-                return first;
+            let different = expected.keys().chain(stored.keys()).find(differs);
+            if different.is_none() || began.elapsed() > PATIENCE {
+                return different.cloned();
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

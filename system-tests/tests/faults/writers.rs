@@ -21,9 +21,9 @@ fn three_with_work(options: Options) -> Setup {
     Setup { options, writers: 2, more_chats: 24, ..Setup::default() }
 }
 
-/// The writer is killed where it passes this point for the thirtieth time; others are in its group.
+/// The writer is killed where it passes this point for the hundredth time; others are in its group.
 async fn killed_at(point: &'static str, row: Row) {
-    let writer = vec![("FAIL_POINT", format!("{point}:30"))];
+    let writer = vec![("FAIL_POINT", format!("{point}:100"))];
     let options = Options { writer, ..Options::default() };
     let Some(mut trial) = Trial::begin(three_with_work(options)).await else {
         return row.not_run("no servers");

@@ -259,10 +259,8 @@ async fn the_mirror_ends_cleanly_when_it_is_told_to() {
     let reader = Reader::watch(&mirror.internal_address);
     eventually!(!reader.screen().heartbeats.is_empty(), "somebody watches");
     assert!(mirror.process.terminate().await.success());
-    // A statement that took long on a busy machine is a line of the log.
     let printed = mirror.process.printed();
-    let last = printed.lines().rfind(|line| !line.contains("\"target\":\"sqlx") && !line.is_empty());
-    assert!(last.is_some_and(|line| line.ends_with("ready; Ctrl-C stops")), "nothing but the greeting: {printed}");
+    assert!(printed.trim_end().ends_with("ready; Ctrl-C stops"), "nothing but the greeting: {printed}");
 }
 
 #[tokio::test]

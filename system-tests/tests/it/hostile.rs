@@ -4,7 +4,8 @@ use platform::eventually;
 use reqwest::Method;
 use serde_json::{Value, json};
 use system_tests::browser::Browser;
-use system_tests::pipeline::Embedded;
+
+use crate::pages::started;
 
 /// Ways around filters that look for tags, handlers and schemes; each would set `window.hurt` if it ran.
 const EVASIONS: &[&str] = &[
@@ -61,9 +62,7 @@ async fn is_harmless(browser: &Browser, where_: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evasions_stay_text_in_titles_names_texts_versions_and_search() {
-    let Some(browser) = Browser::open().await else { return };
-    let mirror = Embedded::start(&[]);
-    mirror.ready().await;
+    let Some((browser, mirror)) = started().await else { return };
     let vendor = mirror.vendor();
     let mut chats = Vec::new();
     for evasion in EVASIONS {

@@ -1,7 +1,5 @@
 //! In real Chromium: how readers find their way, what operators see, and whether anybody is kept out.
 
-use std::time::{Duration, Instant};
-
 use platform::eventually;
 use platform::testing::server;
 use reqwest::Method;
@@ -12,7 +10,7 @@ use system_tests::http;
 use system_tests::pipeline::{Embedded, OPERATOR_TOKEN, Options, Pipeline};
 use thirtyfour::prelude::*;
 
-async fn started() -> Option<(Browser, Embedded)> {
+pub async fn started() -> Option<(Browser, Embedded)> {
     let browser = Browser::open().await?;
     let mirror = Embedded::start(&[]);
     mirror.ready().await;
@@ -346,10 +344,6 @@ async fn a_hundred_thousand_messages_scroll_without_a_jump_in_little_memory() {
     // Up to the very first one, as fast as the page allows.
     browser.run("document.getElementById('messages').focus(); return null").await;
     press(&browser, Key::Home).await;
-    // A thousand requests, one after the other.
-    let began = Instant::now();
-    let there = async || browser.text("m0000001").await.is_some();
-    eventually!(there().await || began.elapsed() > Duration::from_secs(45), "it is on its way");
     eventually!(browser.shows("m0000001", "message 1").await, "the first is shown");
     let items = browser.run("return document.querySelectorAll('#messages > li').length").await;
     assert!(items.as_u64().unwrap() < 1000, "{items} items are in the page");

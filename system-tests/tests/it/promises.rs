@@ -275,7 +275,7 @@ async fn v5_a_region_that_lacks_something_is_not_fresh_whatever_markers_say() {
     let hour = Duration::from_secs(3600);
     let lost_an_hour_ago = Some(Some(Timestamp::now().minus(hour)));
     let nobody_knows = Some(None);
-    let fresh = |age: Option<Duration>| age.is_some_and(|age| age < Duration::from_secs(10));
+    let fresh = |age: Option<Duration>| age.is_some_and(|age| age < Duration::from_secs(1));
     let old = |age: Option<Duration>| age.is_some_and(|age| age >= hour);
     let of_unknown_age = |age: Option<Duration>| age.is_none();
     let says_and_shows: [(_, &dyn Fn(_) -> bool); 4] =

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use contract::topic::PARTITIONS;
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{Event, EventLog, NewRecord, Sharing, Topic, TopicSpec};
 use platform::eventually;
@@ -58,7 +59,7 @@ pub async fn run() -> anyhow::Result<Table> {
     Ok(Table {
         name: "regions",
         what: format!(
-            "{} records, 40 a second, appended in region a: milliseconds until they are read there, and in region b through \
+            "{} records, 40 a second, of {PARTITIONS} partitions, appended in region a: milliseconds until they are read there, and in region b through \
              MirrorMaker 2, with our settings and with its defaults, in turn {ROUNDS} times, after {} records that are not timed; \
              the regions beside each other, then \
              {} ms apart each way. Then both regions whole, as far apart: {} messages, {RATE} a second: milliseconds from the POST \
@@ -118,15 +119,15 @@ struct Mirrored {
 
 fn spec(topic: &str) -> TopicSpec {
     let name = topic.to_owned();
-    TopicSpec { name, partitions: 1, compacted: false, retention_ms: 3_600_000, max_record_bytes: 1 << 20 }
+    TopicSpec { name, partitions: PARTITIONS, compacted: false, retention_ms: 3_600_000, max_record_bytes: 1 << 20 }
 }
 
 /// How long each record took to a reader in the near region, and to one in the far region.
 async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<Vec<(Duration, Duration)>> {
     let log = Kafka::new(near)?;
-    let record = |key: String| NewRecord {
+    let record = |key: String, number: usize| NewRecord {
         topic: topic.into(),
-        partition: 0,
+        partition: number as u32 % PARTITIONS,
         key: Some(key),
         value: vec![b'x'; 300],
         headers: Vec::new(),
@@ -141,20 +142,20 @@ async fn timed(near: &str, far: &str, topic: &str) -> anyhow::Result<Vec<(Durati
         // Until the mirror has found the topic, and the reader the mirror's.
         while let Err(none) = first.try_recv() {
             anyhow::ensure!(none == TryRecvError::Empty, "a reader has ended");
-            log.append(vec![record("warm".into())]).await?;
+            log.append(vec![record("warm".into(), 0)]).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
     let mut beats = tokio::time::interval(WARM_BEAT);
-    for _ in 0..BEFORE {
+    for number in 0..BEFORE {
         beats.tick().await;
-        log.append(vec![record("warm".into())]).await?;
+        log.append(vec![record("warm".into(), number)]).await?;
     }
     let (mut beats, mut appended) = (tokio::time::interval(BEAT), HashMap::new());
     for number in 0..RECORDS {
         beats.tick().await;
         appended.insert(number.to_string(), Instant::now());
-        log.append(vec![record(number.to_string())]).await?;
+        log.append(vec![record(number.to_string(), number)]).await?;
     }
     let mut read = Vec::new();
     for reader in readers {

@@ -12,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::process::free_port;
+use crate::process::{free_port, signal};
 use crate::proxy::Proxy;
 
 pub struct OwnKafka {
@@ -112,6 +112,14 @@ impl OwnKafka {
         let mut command = self.java();
         self.child = Some(command.arg("kafka.Kafka").arg(self.settings()).spawn().expect("java"));
         eventually!(TcpStream::connect(("127.0.0.1", self.port)).await.is_ok(), "Kafka listens");
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("it runs").id(), name);
     }
 
     /// Ends it without warning.

@@ -63,7 +63,7 @@ impl OwnMirror {
     pub fn start_again(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.folder.path().join("mirror.log"));
         let log = log.expect("a log file");
-        let mut command = java(&self.jars, 192);
+        let mut command = java(&self.jars, 320);
         command.arg("org.apache.kafka.connect.mirror.MirrorMaker").arg(&self.settings);
         command.args(["--clusters", &self.target]).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("the log file")).stderr(log);

@@ -170,7 +170,7 @@ pub fn mirror(folder: &Path, source: &(&str, String), target: &(&str, String), t
         .replace("@topics@", topics);
     let file = folder.join("mirror.properties");
     std::fs::write(&file, settings)?;
-    let mut command = java(&fetch::kafka()?, 192);
+    let mut command = java(&fetch::kafka()?, 320);
     command.arg("org.apache.kafka.connect.mirror.MirrorMaker").arg(&file).args(["--clusters", target.0]);
     Server::spawn("mirror", folder, &mut supervised(&command))
 }

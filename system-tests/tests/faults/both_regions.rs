@@ -51,9 +51,9 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let row = Row {
             number: "20a",
             fault: "region a killed whole in a burst of 500 changes a second: Kafka, its mirror, Postgres and its replica, Redis, \
-                synchronizer, writer, internal; then back",
+                synchronizer, writer, internal; then all of it back at once",
             promise: "R1, R2",
-            expected: "b polls by itself within 25 s, and goes on when a is back; a's page goes on at b",
+            expected: "b polls by itself within 25 s, and goes on when a is back, which takes no turn; a's page goes on at b",
         };
         let Some(mut trial) = RegionTrial::begin(Setup::default()).await else { return row.not_run("no servers") };
         let (vendor, in_b) = (trial.vendor(), trial.regions.b.internal_address.clone());
@@ -109,7 +109,7 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         row.came_to(
             took <= Duration::from_secs(25),
             &format!(
-                "{rate:.0} changes a second; seen in b {:.1} s after the kill; 1 change of role in b; {of_page}",
+                "{rate:.0} changes a second; seen in b {:.1} s after the kill; 1 change of role in b, none in a since it is back; {of_page}",
                 took.as_secs_f64()
             ),
         );

@@ -11,6 +11,7 @@ mod floods;
 mod hostile;
 mod leadership;
 mod manifests;
+mod mirror;
 mod misbehaviour;
 mod pages;
 mod promises;

@@ -99,7 +99,9 @@ impl Ring {
         let Some(last) = progress.next_offset.checked_sub(1) else { return Some(0) };
         let at = self.entries.partition_point(|entry| entry.offset < last);
         let entry = self.entries.get(at).filter(|entry| entry.offset == last);
-        entry.is_none_or(|entry| entry.fingerprint == progress.last).then_some(progress.next_offset)
+        // Where a store begins behind what a log holds, it has read no record that could be compared.
+        let is_of_this_log = |entry: &Entry| [entry.fingerprint, Fingerprint::default()].contains(&progress.last);
+        entry.is_none_or(is_of_this_log).then_some(progress.next_offset)
     }
 
     /// The first offset from which the ring has every record.
@@ -188,6 +190,7 @@ mod tests {
         assert_eq!((stored(14, of(4711)), stored(12, of(4711))), (None, None), "of another one");
         assert_eq!(stored(11, of(4711)), Some(11), "what is not here any more cannot be compared");
         assert_eq!(stored(15, of(14)), None, "not read yet, or of a longer one");
+        assert_eq!(stored(14, Fingerprint::default()), Some(14), "the log was emptied up to there");
     }
 
     #[test]

@@ -6,7 +6,7 @@ import * as drawer from "./drawer.js";
 import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
 import { announce, byId, duration } from "./page.js";
-import { ask, learn } from "./region.js";
+import { ask, learn, name as region } from "./region.js";
 import * as search from "./search.js";
 import * as session from "./session.js";
 import * as shown from "./shown.js";
@@ -32,6 +32,7 @@ const link = new Link({
 // ---- frames ----
 
 const GONE = "This chat is not there, or not any more.";
+const NOT_HERE = "This copy does not have this chat yet: what is shown may be old.";
 const REFUSED = { chat_not_found: GONE, chat_deleted: "This chat was deleted." };
 
 function hear(frame) {
@@ -41,10 +42,11 @@ function hear(frame) {
   if (frame.type === "error") {
     copy.refused = true;
     if (frame.code === "chat_not_found") forget(frame.chat);
-    if (frame.chat === open) notice(REFUSED[frame.code] ?? frame.message);
+    if (frame.chat === open) notice(frame.code === "chat_not_here" ? lacks(copy) : REFUSED[frame.code] ?? frame.message);
     return askAgain(); // the list may have brought it just before this answer
   }
   const shownFrom = copy.floor;
+  copy.region = region();
   const changed = frame.type === "load" ? copy.load(frame) : copy.update(frame);
   const gone = changed.filter(erased);
   if (gone.length) forgetErased(gone);
@@ -53,6 +55,11 @@ function hear(frame) {
   if (frame.type === "load") loaded(copy, shownFrom, changed);
   else soon(changed);
 }
+
+/** What to say of a chat that this copy does not have: another region may have served what is shown of it. */
+const lacks = (copy) => (copy?.byId.size && isOfAnother(copy) ? NOT_HERE : GONE);
+
+const isOfAnother = (copy) => (copy.region ?? region()) !== region();
 
 /** What is missing of the chat that is open. */
 function tellOf(copy) {
@@ -138,7 +145,9 @@ function drawChats(all, complete) {
   chats = all;
   allChats = complete;
   const there = new Set(all.map((chat) => chat.id));
-  for (const chat of complete ? [...copies.keys()] : []) if (chat !== open && !there.has(chat)) copies.delete(chat);
+  // What this region has served and has no more is gone, or not for this viewer any more; another one's may be to come.
+  const isGone = ([chat, copy]) => chat !== open && !there.has(chat) && !isOfAnother(copy);
+  if (complete) for (const [chat] of [...copies].filter(isGone)) copies.delete(chat);
   chatList.draw(chats, open);
   drawTitle();
   askAgain();
@@ -153,12 +162,13 @@ function askAgain() {
 }
 
 function drawTitle() {
-  const chat = chatList.find(open);
-  byId("title").textContent = chat?.title ?? (open ? open : "Choose a chat");
+  const [chat, copy] = [chatList.find(open), copies.get(open)];
+  if (chat && copy) copy.title = chat.title;
+  byId("title").textContent = chat?.title ?? copy?.title ?? open ?? "Choose a chat";
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
   // A server that has just started does not know all of them yet.
-  if (open && !chat && allChats) notice(GONE);
-  else if (chat && byId("notice").textContent === GONE) tellOf(copies.get(open));
+  if (open && !chat && allChats) notice(lacks(copy));
+  else if (chat && [GONE, NOT_HERE].includes(byId("notice").textContent)) tellOf(copy);
 }
 
 // ---- what the reader has read ----

@@ -23,6 +23,9 @@ export async function learn() {
   }
 }
 
+/** The one that serves this page; null until that is known. */
+export const name = () => regions[at].name;
+
 /** How many there are. */
 export const count = () => regions.length;
 

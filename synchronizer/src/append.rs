@@ -67,6 +67,19 @@ impl Appender {
         records.len()
     }
 
+    /// Appends what this dead letter holds, once more; what was erased meanwhile as that.
+    ///
+    /// # Errors
+    /// If the log does not take it now.
+    pub async fn append_retry(&self, mut record: Record, digest: &str) -> Result<(), LogError> {
+        let _turn = self.turn.lock().await;
+        if self.erasures.set().bars(&record) {
+            // The writer says so in the letter, and empties it; else it would be asked for again and again.
+            record = Record::Rejected(Rejected::erased(&self.source));
+        }
+        self.to_log.append_retry(&record, digest).await
+    }
+
     /// Another region has appended this; once is enough.
     pub fn note(&self, record: &Record) {
         self.seen().insert(record, Instant::now());

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use contract::{Record, Rejected, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::erasures::Erasures;
+use crate::append::Appender;
 use crate::stored::{Retry, Stored};
-use crate::to_log::ToLog;
 use crate::translate;
 
 /// How often it is looked for letters to try again.
@@ -21,8 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The routine.
 pub struct Retries {
     pub stored: Arc<dyn Stored>,
-    pub to_log: ToLog,
-    pub erasures: Arc<Erasures>,
+    pub appender: Appender,
 }
 
 impl Retries {
@@ -37,12 +35,8 @@ impl Retries {
                 if tried.contains_key(&(retry.digest.clone(), retry.asked_at)) {
                     continue;
                 }
-                let mut record = again(source, &retry, Timestamp::now());
-                if self.erasures.set().bars(&record) {
-                    // The writer says so in the letter, and empties it; else it would be asked for again and again.
-                    record = Record::Rejected(Rejected::erased(source));
-                }
-                match self.to_log.append_retry(&record, &retry.digest).await {
+                let record = again(source, &retry, Timestamp::now());
+                match self.appender.append_retry(record, &retry.digest).await {
                     Ok(()) => drop(tried.insert((retry.digest, retry.asked_at), Instant::now())),
                     Err(error) => tracing::warn!(%error, digest = retry.digest, "not tried again yet"),
                 }

@@ -93,9 +93,9 @@ impl Leader {
             read: Mutex::new(read),
         };
         let lately = world.settings.turns.take_over_after;
-        if checkpoint.is_some() {
+        if let Some(found) = &checkpoint {
             // Whoever led here last noted where this region is; what this process heard while it stood by may be days old.
-            world.region.forget();
+            world.region.forget(Timestamp::now().since(found.at));
         }
         let before = checkpoint.as_ref().map_or(Before::Nothing, |found| {
             let until_now = found.polls && Timestamp::now().since(found.at) < lately;
@@ -161,11 +161,7 @@ impl Leader {
             polled: self.polled.subscribe(),
             every: self.world.settings.reconcile_every,
         };
-        let retries = Retries {
-            stored: self.world.stored.clone(),
-            to_log: self.world.to_log.clone(),
-            erasures: self.world.erasures.clone(),
-        };
+        let retries = Retries { stored: self.world.stored.clone(), appender: self.appender.clone() };
         let (agenda, shared) = (self.agenda.clone(), self.shared.clone());
         let anti_entropy = AntiEntropy::new(&self.world, &self.incarnation, agenda, shared);
         tokio::select! {

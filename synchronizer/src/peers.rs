@@ -25,7 +25,7 @@ pub enum Heard {
     BehindAHole,
 }
 
-/// Markers of one region that came one after another without a pause, by this process's clock.
+/// Markers of one region that came in every partition, one after another without a pause, by this process's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Series {
     pub first: Instant,
@@ -45,8 +45,10 @@ struct Peer {
     leaders: VecDeque<String>,
     /// Markers that were not read in every partition yet, and where they were, oldest first.
     open: VecDeque<(Marker, BTreeSet<u32>)>,
-    /// The newest marker of all.
+    /// The newest marker of all: of the leader that was met last, whatever its clock says.
     newest: Option<Marker>,
+    /// How many were read in every partition.
+    so_many_whole: u64,
     /// The newest that was read in every partition: everything up to its cursor is in this region's log.
     whole: Option<Marker>,
     /// Up to when everything is in this region's log, by the markers that were read in every partition.
@@ -68,6 +70,11 @@ impl Peers {
     pub fn whole(&self) -> Option<&Marker> {
         let heard = self.0.values().filter(|peer| peer.whole.is_some());
         heard.max_by_key(|peer| peer.series.map(|series| series.last))?.whole.as_ref()
+    }
+
+    /// How many markers of this region were read in every partition.
+    pub fn so_many_whole(&self, region: &str) -> u64 {
+        self.0.get(region).map_or(0, |peer| peer.so_many_whole)
     }
 
     /// Up to when this region's log has everything that that one polled.
@@ -125,20 +132,29 @@ impl Peer {
 
     fn take(&mut self, partition: u32, marker: &Marker, now: Instant, hole: bool) -> Heard {
         self.read.entry(marker.leader.clone()).or_default().insert(partition, marker.number);
+        let is_newer = |newest: &Marker| newest.leader != marker.leader || newest.number < marker.number;
+        if self.leaders.back() == Some(&marker.leader) && self.newest.as_ref().is_none_or(is_newer) {
+            self.newest = Some(marker.clone());
+        }
+        if self.tick_off(partition, marker) {
+            self.note_life(marker, now);
+        }
+        if hole { Heard::BehindAHole } else { Heard::New }
+    }
+
+    /// A marker was read in every partition: where one of them brings nothing any more, the region is not heard.
+    fn note_life(&mut self, marker: &Marker, now: Instant) {
+        self.so_many_whole += 1;
         // One that cannot reach the source does not poll, however loudly.
         if !marker.unreachable {
             let unbroken = self.series.filter(|series| now.duration_since(series.last) <= BROKEN);
             self.series = Some(Series { first: unbroken.map_or(now, |series| series.first), last: now });
         }
-        if self.newest.as_ref().is_none_or(|newest| newest.at < marker.at) {
-            self.newest = Some(marker.clone());
-        }
-        self.tick_off(partition, marker);
-        if hole { Heard::BehindAHole } else { Heard::New }
     }
 
-    /// Notes where a marker was read; whatever came before one that was read everywhere is of no interest any more.
-    fn tick_off(&mut self, partition: u32, marker: &Marker) {
+    /// Notes where a marker was read, and says whether that is everywhere now; whatever came before one that was read
+    /// everywhere is of no interest any more.
+    fn tick_off(&mut self, partition: u32, marker: &Marker) -> bool {
         let is_it = |(open, _): &(Marker, _)| (&open.leader, open.number) == (&marker.leader, marker.number);
         let at = self.open.iter().position(is_it).unwrap_or_else(|| {
             self.open.push_back((marker.clone(), BTreeSet::new()));
@@ -148,9 +164,12 @@ impl Peer {
         if self.open[at].1.len() == marker.partitions as usize {
             self.whole = self.open.drain(..=at).next_back().map(|(marker, _)| marker);
             self.complete_as_of = self.complete_as_of.max(marker.fresh_as_of);
-        } else if self.open.len() > OPEN {
+            return true;
+        }
+        if self.open.len() > OPEN {
             self.open.pop_front();
         }
+        false
     }
 }
 
@@ -275,10 +294,36 @@ pub(crate) mod tests {
         assert_eq!(peers.series(), [("a".to_owned(), Series { first: now, last: now })]);
         assert_eq!(cursor(&peers), Some("104"));
         assert_eq!(peers.hear(0, &marker("y", 105), later), Heard::BehindAHole, "its first hundred are missing");
+        assert_eq!(peers.series()[0].1.last, now, "in one partition it is none yet");
+        assert_eq!(peers.hear(1, &marker("y", 105), later), Heard::BehindAHole);
         assert_eq!(peers.series()[0].1, Series { first: now, last: later });
         let much_later = later + BROKEN + Duration::from_secs(1);
-        peers.hear(0, &marker("x", 105), much_later);
+        for partition in 0..2 {
+            peers.hear(partition, &marker("x", 105), much_later);
+        }
         assert_eq!(peers.series()[0].1, Series { first: much_later, last: much_later });
+    }
+
+    #[test]
+    fn a_region_of_which_one_partition_brings_nothing_any_more_is_silent() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        let after = |s| now + Duration::from_secs(s);
+        for number in 1..=3 {
+            peers.hear(0, &marker("x", number), after(number));
+            peers.hear(1, &marker("x", number), after(number));
+        }
+        for number in 4..=40 {
+            peers.hear(0, &marker("x", number), after(number));
+        }
+        assert_eq!((peers.series()[0].1.last, peers.so_many_whole("a")), (after(3), 3));
+        for number in 4..=40 {
+            peers.hear(1, &marker("x", number), after(41));
+        }
+        assert_eq!(
+            (peers.series()[0].1.last, peers.so_many_whole("a")),
+            (after(41), 40),
+            "the partition has caught up"
+        );
     }
 
     #[test]
@@ -288,7 +333,12 @@ pub(crate) mod tests {
         let next = Marker { previous: 4000, previous_leader: Some("x".into()), ..marker("y", 1) };
         assert_eq!(peers.hear(0, &next, now), Heard::New);
         assert_eq!(peers.hear(0, &marker("y", 2), now), Heard::New);
-        assert_eq!(peers.hear(0, &marker("nobody knows whom", 3), now), Heard::Repeated);
+        assert_ne!(peers.hear(0, &marker("nobody knows whom", 3), now), Heard::Repeated, "nor is anybody after that");
+        assert_eq!(peers.hear(1, &marker("x", 4000), now), Heard::New, "late in the other partition");
+        assert_ne!(peers.hear(0, &marker("nor whom", 4), now), Heard::Repeated);
+        let of_long_ago =
+            Marker { at: Timestamp::from_micros(AT - 3_600_000_000).unwrap(), ..marker("of last week", 7) };
+        assert_eq!(peers.hear(0, &of_long_ago, now), Heard::Repeated);
     }
 
     #[test]
@@ -315,6 +365,7 @@ pub(crate) mod tests {
         assert!(peers.series().is_empty());
         assert_eq!(cursor(&peers), Some("5"), "from there another would go on");
         peers.hear(0, &marker("x", 6), now);
+        peers.hear(1, &marker("x", 6), now);
         assert_eq!(peers.series().len(), 1);
     }
 }

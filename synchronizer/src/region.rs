@@ -13,7 +13,7 @@ use crate::turns::{Before, Listening, Reason, Rules};
 
 /// How often it is looked whether the turn changes.
 const LOOK: Duration = Duration::from_millis(200);
-/// Longer than nobody leads between two leaders.
+/// Longer than a leader takes to hear what stands in the log, and to note that it looks for what is missing.
 const LATELY: Duration = Duration::from_secs(60);
 
 /// One for the whole life of a process, whoever leads.
@@ -66,6 +66,10 @@ impl Region {
         check.ready("stands by: another leads here");
         let region = Self { rules, check, since: Instant::now(), shared: Mutex::default() };
         region.tell(false);
+        for other in region.others() {
+            // One of whom nothing is ever heard is silent too.
+            heard_whole(other).absolute(0);
+        }
         region
     }
 
@@ -91,13 +95,15 @@ impl Region {
         let mut shared = self.lock();
         // Before this marker: it tells of what comes behind the hole.
         let complete_as_of = shared.peers.complete_as_of(&marker.region);
+        let before = shared.peers.so_many_whole(&marker.region);
         let heard = shared.peers.hear(partition, marker, Instant::now());
         if heard == Heard::Repeated {
             return;
         }
-        metrics::counter!("chat_sync_peer_markers_total", "region" => marker.region.clone()).increment(1);
+        let after = shared.peers.so_many_whole(&marker.region);
+        heard_whole(&marker.region).absolute(after);
         if shared.polls {
-            metrics::counter!("chat_sync_both_poll_markers_total").increment(1);
+            metrics::counter!("chat_sync_both_poll_markers_total").increment(after - before);
         }
         if heard == Heard::BehindAHole || lacks {
             metrics::counter!("chat_sync_mirror_holes_total", "region" => marker.region.clone()).increment(1);
@@ -122,12 +128,12 @@ impl Region {
         self.lock().peers.take_whole()
     }
 
-    /// What was heard so far says nothing any more of where this region is, nor, but for what was heard just now, of what its
-    /// log lacks: whoever led then has looked for that.
-    pub fn forget(&self) {
+    /// What was heard so far says nothing any more of where this region is, nor of what its log lacks: somebody led here until
+    /// so long ago, and has looked for what was heard before that.
+    pub fn forget(&self, led_until: Duration) {
         let mut shared = self.lock();
         shared.peers.take_whole();
-        shared.hole.take_if(|hole| hole.heard.elapsed() > LATELY);
+        shared.hole.take_if(|hole| hole.heard.elapsed() > led_until + LATELY);
     }
 
     /// What a mirror lacks, once.
@@ -209,6 +215,11 @@ impl Region {
     }
 }
 
+/// Markers of this region that came in every partition.
+fn heard_whole(region: &str) -> metrics::Counter {
+    metrics::counter!("chat_sync_peer_markers_total", "region" => region.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use platform::health::Health;
@@ -226,12 +237,15 @@ mod tests {
         hear(fresh(1));
         hear(Marker { records: 1, ..fresh(2) });
         hear(Marker { records: 1, ..fresh(3) });
-        region.forget();
+        region.forget(Duration::ZERO);
         let hole = region.take_hole().expect("a hole");
         assert_eq!((hole.region.as_str(), hole.complete_as_of), ("a", fresh(1).fresh_as_of), "the first of the two");
         assert_eq!(region.take_hole(), None, "once");
         region.lock().hole = Some(Hole { heard: Instant::now() - 2 * LATELY, ..hole });
-        region.forget();
+        region.forget(2 * LATELY);
+        let hole = region.take_hole().expect("nobody led when it was heard of");
+        region.lock().hole = Some(hole);
+        region.forget(Duration::ZERO);
         assert_eq!(region.take_hole(), None, "whoever led then has looked for one of long ago");
     }
 }

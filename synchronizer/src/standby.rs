@@ -67,11 +67,13 @@ impl Standby {
     /// moment.
     pub async fn until_elected(mut self, mut leadership: Leadership) -> Handover {
         let (to_log, check) = (self.world.to_log.clone(), self.world.log_check.clone());
+        // What the others say meanwhile cannot be heard, which is no silence.
+        let region = self.world.region.clone();
         let asks = keep_connected(self.world.clone(), self.checkpoint.subscribe());
         tokio::select! {
             () = self.follow(&mut leadership) => {}
             () = asks => {}
-            () = to_log.watch(check) => {}
+            () = to_log.watch(check, || region.note_deaf()) => {}
         }
         let Self { checkpoint, seen, next, read, elected, .. } = self;
         let elected = elected.unwrap_or_else(Instant::now);

@@ -291,9 +291,9 @@ impl ToLog {
         self.read(&self.topics.checkpoints, false).await
     }
 
-    /// Says in `check` whether the log answers. Never ends.
-    pub async fn watch(&self, check: Check) {
-        event_log::watch(self.log.clone(), self.topics.changes.clone(), check).await;
+    /// Says in `check` whether the log answers, and calls `away` whenever it does not. Never ends.
+    pub async fn watch(&self, check: Check, away: impl Fn()) {
+        event_log::watch_and_tell(self.log.clone(), self.topics.changes.clone(), check, away).await;
     }
 
     async fn read(&self, topic: &str, mirrored: bool) -> Result<Box<dyn Reader>, LogError> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use platform::eventually;
 use platform::testing::server;
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::topic_partition_list::Offset;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -172,4 +174,17 @@ pub async fn delete_topic(brokers: &str, topic: &str) {
     let (admin, options) = admin(brokers);
     let deleted = admin.delete_topics(&[topic], &options).await.expect("the broker answers");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
+/// A topic like that of the changes is cut where it ends now: whoever did not read it yet never will.
+///
+/// # Panics
+/// If it is not.
+pub async fn cut_topic(brokers: &str, topic: &str) {
+    let mut cut = TopicPartitionList::new();
+    for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
+        cut.add_partition_offset(topic, partition, Offset::End).expect("a partition");
+    }
+    let (admin, options) = admin(brokers);
+    admin.delete_records(&cut, &options).await.expect("the log is cut");
 }

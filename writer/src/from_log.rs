@@ -118,20 +118,27 @@ impl FromLog {
     }
 
     /// Where the log does not reach back to its beginning, that is said to whoever reads the copy: a partition that holds
-    /// nothing any more would stay without progress for ever, and everybody would wait for it.
+    /// nothing any more would stay without progress, and everybody would wait for it.
     async fn begin_where_the_log_does(&self, at: &TopicPartition) -> Option<Progress> {
         let start = self.log_start(at).await;
         if start == 0 {
             return None;
         }
         self.ask_reconcile("the store is new, and the log does not reach back to its beginning").await;
+        self.store_place(at, None, start).await
+    }
+
+    /// Where this partition is read on, without a record that says so; `None` if another writer was faster: what it
+    /// stores next is noticed as always.
+    async fn store_place(&self, at: &TopicPartition, from: Option<Progress>, start: u64) -> Option<Progress> {
         let to = Progress { next_offset: start, last: Fingerprint::default() };
-        let batch = Batch { moves: vec![Move { at: at.clone(), from: None, to }], ..Batch::default() };
+        let from = from.map(|progress| progress.next_offset);
+        let batch = Batch { moves: vec![Move { at: at.clone(), from, to }], ..Batch::default() };
         let mut waits = retry::reconnecting();
         loop {
             match tokio::time::timeout(TRANSACTION, self.store.apply(&batch)).await {
-                // Another writer was faster: what it stores next is noticed as always.
-                Ok(Ok(_)) => return Some(to),
+                Ok(Ok(Applied::Whole { .. })) => return Some(to),
+                Ok(Ok(Applied::Missed)) => return None,
                 Ok(Err(error)) => self.wait_for_store(&error, &mut waits).await,
                 Err(_) => self.wait_for_store(&silent(), &mut waits).await,
             }
@@ -154,6 +161,14 @@ impl FromLog {
         let Some(partition) = self.partitions.get_mut(&at) else { return Ok(()) };
         partition.next = start;
         partition.unverified = None;
+        let known = partition.progress;
+        // A partition that holds nothing now may get nothing for long, and whoever reads the copy would wait for that.
+        if known.map_or(0, |progress| progress.next_offset) != start
+            && let Some(stored) = self.store_place(&at, known, start).await
+            && let Some(partition) = self.partitions.get_mut(&at)
+        {
+            partition.progress = Some(stored);
+        }
         reader.start(vec![(at, start)]).await
     }
 

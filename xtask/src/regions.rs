@@ -76,7 +76,8 @@ impl Region {
 
     fn service(&self, name: &'static str, port: u16) -> anyhow::Result<Server> {
         let regions = REGIONS.map(|(name, page)| format!("{name}=http://127.0.0.1:{page}")).join(",");
-        // Whoever reads takes either: rows and progress come in one snapshot. Who writes is found by asking.
+        // Each finds the node that takes writes, and whoever reads alone keeps to another one while there is none: rows and progress
+        // come in one snapshot.
         let nodes = match name {
             "writer" => [self.primary, self.replica],
             _ => [self.replica, self.primary],

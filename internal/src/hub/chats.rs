@@ -11,6 +11,9 @@ use crate::to_browser::{Frame, ServerFrame};
 pub enum Known {
     Yes,
     Deleted,
+    /// Not here, but it would be this viewer's: another copy may have it.
+    NotHere,
+    /// To this viewer it is not there, whether it is or not.
     No,
 }
 
@@ -53,7 +56,6 @@ impl Chats {
         std::mem::take(&mut self.changed)
     }
 
-    /// To one who may not see a chat it is not there, whether it is or not.
     pub fn known(&self, chat: &str, viewer: &Viewer) -> Known {
         if !viewer.may_see(chat) {
             return Known::No;
@@ -63,7 +65,7 @@ impl Chats {
             Some(_) => Known::Yes,
             // The list may not have been read yet.
             None if !self.complete => Known::Yes,
-            None => Known::No,
+            None => Known::NotHere,
         }
     }
 

@@ -385,6 +385,7 @@ impl Browser {
     fn subscribe(&mut self, chat: String, resume: Option<String>) {
         match self.served.hub.known(&chat, &self.viewer) {
             Known::No => self.complain("chat_not_found", "there is no such chat".into(), Some(&chat)),
+            Known::NotHere => self.complain("chat_not_here", "this copy has no such chat".into(), Some(&chat)),
             Known::Deleted => self.complain("chat_deleted", "this chat was deleted".into(), Some(&chat)),
             Known::Yes if self.watched.len() >= MAX_SUBSCRIPTIONS && !self.watched.contains_key(&chat) => {
                 let message = format!("one connection may watch {MAX_SUBSCRIPTIONS} chats");

@@ -219,11 +219,19 @@ pub trait Reader: Send {
 
 /// Says in `check`, every few seconds, whether the log answers and has the topic. Never ends.
 pub async fn watch(log: Arc<dyn EventLog>, topic: String, check: crate::health::Check) {
+    watch_and_tell(log, topic, check, || ()).await;
+}
+
+/// The same, and calls `away` whenever it does not answer.
+pub async fn watch_and_tell(log: Arc<dyn EventLog>, topic: String, check: crate::health::Check, away: impl Fn()) {
     loop {
         match log.partitions(&topic).await {
             Ok(Some(_)) => check.ready("answers"),
             Ok(None) => check.waiting(format!("there is no topic {topic} yet")),
-            Err(error) => check.waiting(error.to_string()),
+            Err(error) => {
+                check.waiting(error.to_string());
+                away();
+            }
         }
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }

@@ -10,14 +10,13 @@ use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use sqlx::PgPool;
 use system_tests::compared::{at_the_vendor, in_the_copy};
-use system_tests::metrics;
 use system_tests::reader::Reader;
 use system_tests::regions::Setup;
+use system_tests::{metrics, own_kafka};
 
 use crate::both_regions::turns;
 use crate::region_trial::RegionTrial;
 use crate::table::{Row, long};
-use crate::the_log::cut_the_topic;
 use crate::trial::alone;
 
 /// Changes a second.
@@ -133,7 +132,7 @@ async fn r1_a_hole_in_the_mirror_is_said_and_repaired() {
         let a = PgPool::connect(trial.regions.a.database_url.expose()).await.unwrap();
         eventually!(in_the_copy(&a).await == at_the_vendor(&vendor).await, "a has it");
         let topic = Topics::with_suffix(&trial.regions.a.topic_suffix).changes;
-        cut_the_topic(&trial.regions.kafka_a.address, &topic).await;
+        own_kafka::cut_topic(&trial.regions.kafka_a.address, &topic).await;
         trial.regions.into_b.start_again();
         let address = trial.regions.b.synchronizer_address.clone();
         let value = async |name: &str| metrics::value(&address, name).await.unwrap_or(0.0);

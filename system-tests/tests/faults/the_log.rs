@@ -2,8 +2,6 @@
 
 use contract::Topics;
 use platform::eventually;
-use rdkafka::TopicPartitionList;
-use rdkafka::topic_partition_list::Offset;
 use system_tests::compared::{at_the_vendor, in_the_copy};
 use system_tests::metrics;
 use system_tests::own_kafka::{self, OwnKafka};
@@ -13,16 +11,6 @@ use system_tests::tool::verifies;
 use crate::servers::copy_of;
 use crate::table::Row;
 use crate::trial::{RATE, Setup, Trial, alone, now_ms};
-
-/// The log is cut where it ends now: whoever did not read it yet never will.
-pub async fn cut_the_topic(brokers: &str, topic: &str) {
-    let mut cut = TopicPartitionList::new();
-    for partition in 0..i32::try_from(contract::topic::PARTITIONS).expect("few") {
-        cut.add_partition_offset(topic, partition, Offset::End).expect("a partition");
-    }
-    let (admin, options) = own_kafka::admin(brokers);
-    admin.delete_records(&cut, &options).await.expect("the log is cut");
-}
 
 /// All changes that are in the log are gone.
 pub async fn delete_the_topic(brokers: &str, topic_suffix: &str) {
@@ -111,7 +99,7 @@ async fn w1_retention_cuts_the_log_below_what_was_stored() {
         let kafka = trial.pipeline.kafka.clone();
         trial.pipeline.writer.kill();
         trial.writes(3 * RATE).await;
-        cut_the_topic(&kafka, &topic).await;
+        own_kafka::cut_topic(&kafka, &topic).await;
         let fault_at = now_ms() as f64 / 1000.0;
         trial.pipeline.writer.start_again();
         trial.pipeline.ready().await;

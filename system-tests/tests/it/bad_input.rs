@@ -124,7 +124,7 @@ async fn frames_that_cannot_be_understood_are_answered_and_the_connection_lives(
         ("[]", "bad_frame"),
         ("{\"type\":\"shout\"}", "bad_frame"),
         ("{\"type\":\"subscribe\"}", "bad_frame"),
-        ("{\"type\":\"subscribe\",\"chat\":\"none\"}", "chat_not_found"),
+        ("{\"type\":\"subscribe\",\"chat\":\"none\"}", "chat_not_here"),
     ] {
         socket.send(Message::text(frame)).await.unwrap();
         assert_eq!(complaint(&mut socket).await["code"], code, "{frame}");

@@ -87,7 +87,7 @@ async fn one_client_that_floods_harms_nobody_else() {
         greedy.feed(Message::text(subscribe.to_string())).await.expect("sent");
     }
     let told = is_served(&mut greedy, &chat).await;
-    assert!(told.iter().any(|frame| frame["code"] == "chat_not_found"), "it is told");
+    assert!(told.iter().any(|frame| frame["code"] == "chat_not_here"), "it is told");
 
     // Pings are answered, and cost nobody anything.
     let mut pinging = socket(&pipeline).await;

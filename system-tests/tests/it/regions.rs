@@ -1,17 +1,21 @@
 //! A page that is open moves to another region when its own is lost. Here both read one log: what joins two is shown
 //! under faults.
 
+use contract::Topics;
+use platform::event_log::EventLog;
+use platform::event_log::kafka::Kafka;
 use platform::eventually;
 use reqwest::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use system_tests::browser::Browser;
-use system_tests::http;
+use system_tests::own_kafka;
 use system_tests::own_postgres::Replicated;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{Process, free_port, ready};
 use system_tests::reader::Reader;
+use system_tests::{http, metrics};
 use thirtyfour::prelude::*;
 
 use crate::access::{listed, save};
@@ -22,27 +26,32 @@ async fn two_regions() -> Option<(Pipeline, Process, [String; 2])> {
 
 /// The pipeline is region a's; the process is the page's server of b. Browsers find them under these names; these are further
 /// settings of both.
-async fn two_regions_called(
-    names: [&str; 2],
-    further: Vec<(&'static str, String)>,
-) -> Option<(Pipeline, Process, [String; 2])> {
+async fn two_regions_called(names: [&str; 2], further: Settings) -> Option<(Pipeline, Process, [String; 2])> {
+    let ([of_a, of_b], [a, b], called) = internals(names, &further);
+    let mut pipeline = Pipeline::start(Options { internal: of_a, ..Options::default() }).await?;
+    pipeline.internal_address = a;
+    let there = pipeline.another_internal(&b, "internal-b", of_b);
+    pipeline.ready().await;
+    ready(&b).await;
+    Some((pipeline, there, called))
+}
+
+type Settings = Vec<(&'static str, String)>;
+
+/// The settings of both page servers, where each listens, and how browsers call it.
+fn internals(names: [&str; 2], further: &Settings) -> ([Settings; 2], [String; 2], [String; 2]) {
     let ports = [free_port(), free_port()];
-    let [called_a, called_b] = [0, 1].map(|at| format!("{}:{}", names[at], ports[at]));
-    let of = |region: &str, port: u16| {
+    let called = [0, 1].map(|at| format!("{}:{}", names[at], ports[at]));
+    let listens = ports.map(|port| format!("127.0.0.1:{port}"));
+    let of = |at: usize, region: &str| {
         let settings = vec![
             ("CHAT_SYNC_REGION", region.to_owned()),
-            ("CHAT_SYNC_REGIONS", format!("a=http://{called_a},b=http://{called_b}")),
-            ("CHAT_SYNC_INTERNAL_LISTEN", format!("127.0.0.1:{port}")),
+            ("CHAT_SYNC_REGIONS", format!("a=http://{},b=http://{}", called[0], called[1])),
+            ("CHAT_SYNC_INTERNAL_LISTEN", listens[at].clone()),
         ];
         [settings, further.clone()].concat()
     };
-    let mut pipeline = Pipeline::start(Options { internal: of("a", ports[0]), ..Options::default() }).await?;
-    pipeline.internal_address = format!("127.0.0.1:{}", ports[0]);
-    let b = format!("127.0.0.1:{}", ports[1]);
-    let there = pipeline.another_internal(&b, "internal-b", of("b", ports[1]));
-    pipeline.ready().await;
-    ready(&b).await;
-    Some((pipeline, there, [called_a, called_b]))
+    ([of(0, "a"), of(1, "b")], listens, called)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,6 +85,63 @@ async fn what_is_loaded_comes_from_the_replica_while_the_primary_is_away() {
     let page = async || http::get(url.clone()).await.ok()?.text().await.ok();
     eventually!(page().await.is_some_and(|page| page.contains(&message)), "older ones come from the replica alone");
     assert_eq!(late.screen().backwards, Vec::<String>::new());
+}
+
+/// Nothing comes after what retention took: nobody writes into the log of a region that stands by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_emptied_before_it_was_stored_keeps_nobody_waiting() {
+    let Some(mut pipeline) = Pipeline::start(Options::default()).await else { return };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Emptied").await;
+    let stored = vendor.post(&chat, "stored").await;
+    let reader = Reader::watch_chat(&pipeline.internal_address, &chat);
+    let pool = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    let topic = Topics::with_suffix(&pipeline.topic_suffix).changes;
+    let log = Kafka::new(&pipeline.kafka).unwrap();
+    // Of how many partitions something is stored, and of how many something is not.
+    let partitions = async || {
+        let stored = sqlx::query_as::<_, (i32, i64)>("SELECT partition, next_offset FROM progress").fetch_all(&pool);
+        let (stored, held) = (stored.await.ok()?, log.offsets(&topic).await.ok()?);
+        let is_behind = |(at, next): &&(i32, i64)| held[&at.cast_unsigned()].end > next.cast_unsigned();
+        Some((stored.len(), stored.iter().filter(is_behind).count()))
+    };
+    let are_stored = async |messages: &[&String]| {
+        let messages: Vec<String> = messages.iter().copied().cloned().collect();
+        let found = sqlx::query("SELECT FROM messages WHERE id = ANY($1)").bind(&messages).fetch_all(&pool).await;
+        found.is_ok_and(|found| found.len() == messages.len())
+    };
+    eventually!(are_stored(&[&stored]).await, "it is stored");
+    eventually!(partitions().await.is_some_and(|(stored, _)| stored == 12), "and a marker in every partition");
+    pipeline.writer.kill();
+    let pushed = vendor.post(&chat, "never stored").await;
+    eventually!(reader.text(&chat, &pushed).is_some(), "it is shown");
+    eventually!(partitions().await == Some((12, 12)), "{:?}", partitions().await);
+    [&mut pipeline.synchronizer, &mut pipeline.internal].into_iter().for_each(Process::kill);
+    own_kafka::cut_topic(&pipeline.kafka, &topic).await;
+    pipeline.internal.start_again();
+    let asks = Reader::watch_chat(&pipeline.internal_address, &chat);
+    eventually!(asks.text(&chat, &stored).is_some(), "what is stored is shown");
+    assert_eq!(asks.complete(), 0, "the copy lacks what the log has no more");
+
+    pipeline.writer.start_again();
+    let asked = "SELECT count(*) FROM reconcile_requests WHERE gap";
+    let asked = async || sqlx::query_scalar::<_, i64>(asked).fetch_one(&pool).await.unwrap();
+    eventually!(asked().await == 12, "of each partition something is missing, and asked for");
+    eventually!(asks.complete() == 1, "{}", asks.state());
+    // It is known from now on.
+    pipeline.writer.kill();
+    pipeline.writer.start_again();
+    ready(&pipeline.writer_address).await;
+    eventually!(
+        metrics::value(&pipeline.writer_address, "chat_sync_writer_partitions").await == Some(12.0),
+        "it reads"
+    );
+    pipeline.synchronizer.start_again();
+    let again = vendor.post(&chat, "goes on").await;
+    eventually!(are_stored(&[&pushed, &again]).await, "and both are stored");
+    assert_eq!(metrics::value(&pipeline.writer_address, "chat_sync_log_replaced_total").await.unwrap_or(0.0), 0.0);
+    assert_eq!(asked().await, 12, "nothing more is missing");
 }
 
 async fn served_by(browser: &Browser) -> Value {
@@ -115,6 +181,45 @@ async fn an_open_page_moves_to_another_region_and_shows_everything() {
     eventually!(browser.shows(&last, "while b was silent").await, "and nothing is missing");
     assert_eq!(browser.run("return window.stays").await, true, "all the while it was one page");
     there.signal("CONT");
+    browser.close().await;
+}
+
+/// The copy of b is another one, as if its mirror had been away since these chats began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_page_shows_stays_where_the_other_region_does_not_have_it_yet() {
+    let Some(browser) = Browser::open().await else { return };
+    let ([of_a, of_b], [a, b], _) = internals(["127.0.0.1"; 2], &Vec::new());
+    let Some(mut here) = Pipeline::start(Options { internal: of_a, ..Options::default() }).await else { return };
+    let Some(mut there) = Pipeline::start(Options { internal: of_b, ..Options::default() }).await else { return };
+    (here.internal_address, there.internal_address) = (a.clone(), b.clone());
+    here.ready().await;
+    there.ready().await;
+    let vendor = here.vendor();
+    let (first, second) = (vendor.create_chat("First").await, vendor.create_chat("Second").await);
+    let (one, two) = (vendor.post(&first, "one").await, vendor.post(&second, "two").await);
+    there.vendor().create_chat("Of b alone").await;
+    browser.show(&a, &format!("#/{first}")).await;
+    eventually!(browser.shows(&one, "one").await, "a serves it");
+    browser.run(&format!("location.hash = '#/{second}'")).await;
+    eventually!(browser.shows(&two, "two").await, "and the other");
+
+    here.internal.kill();
+    let of_b_alone = "return document.querySelector('nav').textContent.includes('Of b alone')";
+    eventually!(browser.run(of_b_alone).await == true, "b serves the page");
+    let said = async || browser.run("return document.getElementById('notice').textContent").await;
+    eventually!(said().await.as_str().unwrap_or_default().contains("does not have this chat yet"), "{}", said().await);
+    assert!(browser.shows(&two, "two").await, "what is shown stays");
+    assert_eq!(browser.run("return document.getElementById('title').textContent").await, "Second");
+    browser.pictures("not here yet").await;
+    browser.run(&format!("location.hash = '#/{first}'")).await;
+    eventually!(browser.shows(&one, "one").await, "of what was shown before, too");
+
+    here.internal.start_again();
+    ready(&a).await;
+    there.internal.kill();
+    vendor.edit(&first, &one, "one, edited").await;
+    eventually!(browser.shows(&one, "one, edited").await, "a serves it again");
+    eventually!(said().await == "", "and nothing is missing");
     browser.close().await;
 }
 

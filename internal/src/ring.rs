@@ -104,6 +104,12 @@ impl Ring {
         entry.is_none_or(is_of_this_log).then_some(progress.next_offset)
     }
 
+    /// From which offset on the store may lack records: also from below its progress, where it begins behind what was here.
+    pub fn unstored_from(&self, progress: Option<&Progress>) -> u64 {
+        let has_begun_behind = progress.is_some_and(|progress| progress.last == Fingerprint::default());
+        self.stored_below(progress).filter(|_| !has_begun_behind).unwrap_or(0)
+    }
+
     /// The first offset from which the ring has every record.
     pub fn start(&self) -> u64 {
         self.entries.front().map_or(self.end, |entry| entry.offset)
@@ -191,6 +197,13 @@ mod tests {
         assert_eq!(stored(11, of(4711)), Some(11), "what is not here any more cannot be compared");
         assert_eq!(stored(15, of(14)), None, "not read yet, or of a longer one");
         assert_eq!(stored(14, Fingerprint::default()), Some(14), "the log was emptied up to there");
+        let unstored = |last| ring(3).unstored_from(Some(&Progress { next_offset: 14, last }));
+        assert_eq!(
+            (unstored(of(13)), unstored(Fingerprint::default())),
+            (14, 0),
+            "and what stood there was not stored"
+        );
+        assert_eq!((unstored(of(4711)), ring(3).unstored_from(None)), (0, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ import * as drawer from "./drawer.js";
 import { keep, kept } from "./kept.js";
 import { Link } from "./link.js";
 import { announce, byId, duration } from "./page.js";
-import { ask, learn, name as region } from "./region.js";
+import { ask, learn, where as region } from "./region.js";
 import * as search from "./search.js";
 import * as session from "./session.js";
 import * as shown from "./shown.js";
@@ -32,8 +32,8 @@ const link = new Link({
 // ---- frames ----
 
 const GONE = "This chat is not there, or not any more.";
-const NOT_HERE = "This copy does not have this chat yet: what is shown may be old.";
-const REFUSED = { chat_not_found: GONE, chat_deleted: "This chat was deleted." };
+const NOT_HERE = "This region does not have this chat: what is shown may be old.";
+const REFUSED = { chat_not_found: GONE, chat_not_here: GONE, chat_deleted: "This chat was deleted." };
 
 function hear(frame) {
   if (frame.type === "chats") return drawChats(frame.chats, frame.complete);
@@ -41,8 +41,9 @@ function hear(frame) {
   if (!copy || frame.type === "heartbeat") return;
   if (frame.type === "error") {
     copy.refused = true;
-    if (frame.code === "chat_not_found") forget(frame.chat);
-    if (frame.chat === open) notice(frame.code === "chat_not_here" ? lacks(copy) : REFUSED[frame.code] ?? frame.message);
+    const stays = frame.code === "chat_not_here" && isOfAnother(copy);
+    if (!stays && frame.code.startsWith("chat_")) forget(frame.chat);
+    if (frame.chat === open) notice(stays ? NOT_HERE : REFUSED[frame.code] ?? frame.message);
     return askAgain(); // the list may have brought it just before this answer
   }
   const shownFrom = copy.floor;
@@ -56,10 +57,8 @@ function hear(frame) {
   else soon(changed);
 }
 
-/** What to say of a chat that this copy does not have: another region may have served what is shown of it. */
-const lacks = (copy) => (copy?.byId.size && isOfAnother(copy) ? NOT_HERE : GONE);
-
-const isOfAnother = (copy) => (copy.region ?? region()) !== region();
+/** Whether another region has served what is shown of a chat: this one may be about to hear of it. */
+const isOfAnother = (copy) => copy?.byId.size > 0 && (copy.region ?? region()) !== region();
 
 /** What is missing of the chat that is open. */
 function tellOf(copy) {
@@ -145,9 +144,7 @@ function drawChats(all, complete) {
   chats = all;
   allChats = complete;
   const there = new Set(all.map((chat) => chat.id));
-  // What this region has served and has no more is gone, or not for this viewer any more; another one's may be to come.
-  const isGone = ([chat, copy]) => chat !== open && !there.has(chat) && !isOfAnother(copy);
-  if (complete) for (const [chat] of [...copies].filter(isGone)) copies.delete(chat);
+  for (const chat of complete ? [...copies.keys()] : []) if (chat !== open && !there.has(chat)) copies.delete(chat);
   chatList.draw(chats, open);
   drawTitle();
   askAgain();
@@ -164,10 +161,11 @@ function askAgain() {
 function drawTitle() {
   const [chat, copy] = [chatList.find(open), copies.get(open)];
   if (chat && copy) copy.title = chat.title;
-  byId("title").textContent = chat?.title ?? copy?.title ?? open ?? "Choose a chat";
+  const before = isOfAnother(copy) ? copy.title : null;
+  byId("title").textContent = chat?.title ?? before ?? open ?? "Choose a chat";
   document.title = chat ? `${chat.title} · chat-sync` : "chat-sync";
   // A server that has just started does not know all of them yet.
-  if (open && !chat && allChats) notice(lacks(copy));
+  if (open && !chat && allChats) notice(isOfAnother(copy) ? NOT_HERE : GONE);
   else if (chat && [GONE, NOT_HERE].includes(byId("notice").textContent)) tellOf(copy);
 }
 

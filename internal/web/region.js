@@ -23,8 +23,8 @@ export async function learn() {
   }
 }
 
-/** The one that serves this page; null until that is known. */
-export const name = () => regions[at].name;
+/** Where the one is that serves this page. */
+export const where = () => regions[at].url;
 
 /** How many there are. */
 export const count = () => regions.length;

@@ -72,7 +72,7 @@ pub async fn run(
     let mut patience = Patience::default();
     let to_log = loop {
         tokio::select! {
-            to_log = open_log(&settings, &log, &log_check) => break to_log?,
+            to_log = open_log(&settings, &log, &log_check, &region) => break to_log?,
             () = stop.cancelled() => return Ok(()),
             () = led_in_vain(leadership.clone(), &patience) => {
                 let_another_try(&mut leadership, "the log does not answer").await;
@@ -160,6 +160,7 @@ async fn open_log(
     settings: &Settings,
     log: &Arc<dyn EventLog>,
     check: &platform::health::Check,
+    region: &Region,
 ) -> anyhow::Result<ToLog> {
     for wait in retry::reconnecting() {
         match ToLog::open(settings, log.clone()).await {
@@ -167,7 +168,10 @@ async fn open_log(
                 check.ready("open");
                 return Ok(to_log);
             }
-            Err(to_log::OpenError::Log(LogError::Unavailable(why))) => check.waiting(why),
+            Err(to_log::OpenError::Log(LogError::Unavailable(why))) => {
+                check.waiting(why);
+                region.note_deaf();
+            }
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(wait).await;

@@ -45,7 +45,7 @@ struct Peer {
     leaders: VecDeque<String>,
     /// Markers that were not read in every partition yet, and where they were, oldest first.
     open: VecDeque<(Marker, BTreeSet<u32>)>,
-    /// The newest marker of all: of the leader that was met last, whatever its clock says.
+    /// The newest marker of all.
     newest: Option<Marker>,
     /// How many were read in every partition.
     so_many_whole: u64,
@@ -93,8 +93,12 @@ impl Peers {
 /// Whether a leader that was never heard of is one of long ago. Whoever follows the newest one is not, whatever its clock
 /// says.
 fn is_repeated(marker: &Marker, newest: &Marker) -> bool {
-    let follows = marker.predecessor().is_some_and(|(leader, _)| leader == newest.leader);
-    newest.at.since(marker.at) > REPEATED && !follows
+    newest.at.since(marker.at) > REPEATED && !follows(marker, newest)
+}
+
+/// Whether it is the first of the leader that came after that one.
+fn follows(marker: &Marker, earlier: &Marker) -> bool {
+    earlier.leader != marker.leader && marker.predecessor().is_some_and(|(leader, _)| leader == earlier.leader)
 }
 
 impl Peer {
@@ -132,14 +136,22 @@ impl Peer {
 
     fn take(&mut self, partition: u32, marker: &Marker, now: Instant, hole: bool) -> Heard {
         self.read.entry(marker.leader.clone()).or_default().insert(partition, marker.number);
-        let is_newer = |newest: &Marker| newest.leader != marker.leader || newest.number < marker.number;
-        if self.leaders.back() == Some(&marker.leader) && self.newest.as_ref().is_none_or(is_newer) {
+        if self.newest.as_ref().is_none_or(|newest| self.is_newer(marker, newest)) {
             self.newest = Some(marker.clone());
         }
         if self.tick_off(partition, marker) {
             self.note_life(marker, now);
         }
         if hole { Heard::BehindAHole } else { Heard::New }
+    }
+
+    /// Whose leader comes after another's is newer, whatever its clock says: that may have been set right.
+    fn is_newer(&self, marker: &Marker, newest: &Marker) -> bool {
+        if marker.leader == newest.leader {
+            return marker.number > newest.number;
+        }
+        let met = |leader: &String| self.leaders.iter().position(|known| known == leader);
+        follows(marker, newest) || newest.at < marker.at && met(&marker.leader) > met(&newest.leader)
     }
 
     /// A marker was read in every partition: where one of them brings nothing any more, the region is not heard.

@@ -16,6 +16,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Longer than a leader takes to hear what stands in the log, and to note that it looks for what is missing.
 const LATELY: Duration = Duration::from_secs(60);
 
+/// Longer than it takes to ask the log again that did not answer, and to wait for it in vain.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(15);
+
 /// One for the whole life of a process, whoever leads.
 pub struct Region {
     rules: Rules,
@@ -31,7 +34,13 @@ struct Shared {
     /// That nobody has looked for yet.
     hole: Option<Hole>,
     /// When this region's own log last did not answer: what the others said meanwhile could not be heard.
-    deaf: Option<Instant>,
+    deaf: Option<Deaf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Deaf {
+    since: Instant,
+    until: Instant,
 }
 
 /// Records that a region's mirror lacks.
@@ -51,11 +60,19 @@ impl Shared {
         self.hole = Some(Hole { region: region.to_owned(), complete_as_of, heard: Instant::now() });
     }
 
-    /// Who was heard of, and when; while this region was deaf, nobody fell silent.
-    fn series_to_wait_for(&self) -> Vec<(String, Series)> {
+    fn note_deaf(&mut self, now: Instant) {
+        let goes_on = self.deaf.filter(|deaf| now.duration_since(deaf.until) <= BETWEEN_QUESTIONS);
+        self.deaf = Some(Deaf { since: goes_on.map_or(now, |deaf| deaf.since), until: now });
+    }
+
+    /// Who was heard of, and when; while this region was deaf, nobody fell silent who had not `fallen_silent` before.
+    fn series_to_wait_for(&self, fallen_silent: Duration) -> Vec<(String, Series)> {
         let mut all = self.peers.series();
+        let Some(deaf) = self.deaf else { return all };
         for (_, series) in &mut all {
-            series.last = self.deaf.map_or(series.last, |deaf| deaf.max(series.last));
+            if deaf.since.saturating_duration_since(series.last) < fallen_silent {
+                series.last = series.last.max(deaf.until);
+            }
         }
         all
     }
@@ -143,7 +160,7 @@ impl Region {
 
     /// This region's own log does not answer.
     pub fn note_deaf(&self) {
-        self.lock().deaf = Some(Instant::now());
+        self.lock().note_deaf(Instant::now());
     }
 
     pub fn polls(&self) -> bool {
@@ -156,9 +173,9 @@ impl Region {
         loop {
             let (series, deaf) = {
                 let shared = self.lock();
-                (shared.series_to_wait_for(), shared.deaf)
+                (shared.series_to_wait_for(self.rules.take_over_after), shared.deaf)
             };
-            let since = deaf.map_or(self.since, |deaf| deaf.max(self.since));
+            let since = deaf.map_or(self.since, |deaf| deaf.until.max(self.since));
             let listening = Listening { since, before };
             if let Some(reason) = self.rules.should_poll(listening, &series, Instant::now()) {
                 self.turn(true, reason, String::new());
@@ -227,6 +244,20 @@ mod tests {
     use super::*;
     use crate::peers::tests::marker;
     use crate::turns::tests::rules;
+
+    #[test]
+    fn while_a_region_is_deaf_nobody_falls_silent_but_who_was_silent_before() {
+        let (mut shared, now) = (Shared::default(), Instant::now());
+        let after = |s| now + Duration::from_secs(s);
+        let quiet = Duration::from_secs(20);
+        shared.peers.hear(0, &Marker { partitions: 1, ..marker("x", 1) }, now);
+        let last = |shared: &Shared| shared.series_to_wait_for(quiet)[0].1.last;
+        assert_eq!(last(&shared), now);
+        (10..60).step_by(5).for_each(|s| shared.note_deaf(after(s)));
+        assert_eq!(last(&shared), after(55), "it was alive when the log went away");
+        shared.note_deaf(after(3600));
+        assert_eq!(last(&shared), now, "an hour later it was not");
+    }
 
     #[test]
     fn a_hole_that_a_standby_heard_of_is_looked_for_by_the_leader_that_it_becomes() {

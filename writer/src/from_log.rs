@@ -125,13 +125,14 @@ impl FromLog {
             return None;
         }
         self.ask_reconcile("the store is new, and the log does not reach back to its beginning").await;
-        self.store_place(at, None, start).await
+        // Another writer that was faster has begun there too.
+        Some(self.store_place(at, None, start).await.unwrap_or(beginning(start)))
     }
 
     /// Where this partition is read on, without a record that says so; `None` if another writer was faster: what it
     /// stores next is noticed as always.
     async fn store_place(&self, at: &TopicPartition, from: Option<Progress>, start: u64) -> Option<Progress> {
-        let to = Progress { next_offset: start, last: Fingerprint::default() };
+        let to = beginning(start);
         let from = from.map(|progress| progress.next_offset);
         let batch = Batch { moves: vec![Move { at: at.clone(), from, to }], ..Batch::default() };
         let mut waits = retry::reconnecting();
@@ -341,6 +342,11 @@ impl FromLog {
         self.store_check.waiting(error.to_string());
         tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
     }
+}
+
+/// Nothing of this log was read yet.
+fn beginning(start: u64) -> Progress {
+    Progress { next_offset: start, last: Fingerprint::default() }
 }
 
 fn silent() -> StoreError {

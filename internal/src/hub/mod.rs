@@ -317,7 +317,9 @@ impl Hub {
     }
 
     pub fn known(&self, chat: &str, viewer: &Viewer) -> Known {
-        self.lock().chats.known(chat, viewer)
+        let known = self.lock().chats.known(chat, viewer);
+        // What was erased stays on no page.
+        if known == Known::NotHere && self.hides_chat(chat) { Known::No } else { known }
     }
 
     /// Step 1: from now on updates are kept for this subscription.

@@ -44,10 +44,11 @@ pub(super) fn plan_load(
     let mut positions = BTreeMap::new();
     let mut from_ring: Vec<&ShownMessage> = Vec::new();
     for (at, ring) in state.rings_of(chat) {
-        let stored = ring.stored_below(snapshot.progress.get(at));
+        let progress = snapshot.progress.get(at);
+        let stored = ring.stored_below(progress);
         behind |= stored.is_none_or(|stored| stored < ring.start()) || !ring.is_live();
         positions.insert(at.topic.to_string(), position(ring, ring.end()));
-        from_ring.extend(ring.rows(chat, stored.unwrap_or(0)));
+        from_ring.extend(ring.rows(chat, ring.unstored_from(progress)));
     }
     from_ring.extend(state.early.rows(chat));
     from_ring.retain(|row| !hides(row));

@@ -106,8 +106,11 @@ async fn a_chat_that_the_list_has_is_asked_for_again_when_it_was_refused() {
         format!("link.onmessage({{ data: JSON.stringify({refusal}) }}); return document.querySelector('#messages li')");
     assert_eq!(browser.run(&answer).await, serde_json::Value::Null, "nothing of it stays");
     eventually!(browser.shows(&id, "still there").await, "it was asked for again");
-    let answer = answer.replace("chat_not_found", "chat_not_here");
-    assert_ne!(browser.run(&answer).await, serde_json::Value::Null, "what a copy does not know yet stays");
+    for code in ["chat_not_here", "chat_deleted"] {
+        let answer = answer.replace("chat_not_found", code);
+        assert_eq!(browser.run(&answer).await, serde_json::Value::Null, "nor of what this region has no more: {code}");
+        eventually!(browser.shows(&id, "still there").await, "it was asked for again");
+    }
     browser.close().await;
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use contract::{Timestamp, Version};
+use platform::event_log::{Fingerprint, Progress};
 
 use crate::gate::{Answer, Gate};
 use crate::shown::ShownMessage;
@@ -33,6 +34,16 @@ macro_rules! gate_suite {
 }
 
 type Subject = Arc<dyn Gate>;
+
+/// What tells the record at `offset` from the same one of another log.
+pub fn fingerprint_at(offset: u64) -> Fingerprint {
+    Fingerprint { timestamp_ms: offset.cast_signed(), key_hash: 1 }
+}
+
+/// Of a store that has the records before `next_offset`.
+pub fn progress_to(next_offset: u64) -> Progress {
+    Progress { next_offset, last: next_offset.checked_sub(1).map(fingerprint_at).unwrap_or_default() }
+}
 
 /// A row of this version, its text telling which it is.
 pub fn row(chat: &str, id: &str, version: &str) -> ShownMessage {

@@ -153,11 +153,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate_suite::{row, version};
-
-    fn of(offset: u64) -> Fingerprint {
-        Fingerprint { timestamp_ms: offset.cast_signed(), key_hash: 0 }
-    }
+    use crate::gate_suite::{fingerprint_at as of, row, version};
 
     fn ring(capacity: usize) -> Ring {
         let mut ring = Ring::new(capacity, 10, 10);

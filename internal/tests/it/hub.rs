@@ -5,13 +5,13 @@ use contract::Timestamp;
 use contract::erasure::{Erasure, Scope};
 use internal::access::Viewer;
 use internal::copy::Snapshot;
-use internal::gate_suite::{row, version};
+use internal::gate_suite::{fingerprint_at, progress_to, row, version};
 use internal::hub::{Hub, Loaded, Resumed, Update};
 use internal::resume::{Position, Token};
 use internal::ring::Item;
 use internal::shown::ShownMessage;
 use internal::to_browser::outbox::Outbox;
-use platform::event_log::{Fingerprint, Progress, TopicPartition};
+use platform::event_log::{Fingerprint, TopicPartition};
 use serde_json::Value;
 
 use crate::gate::settings;
@@ -45,12 +45,12 @@ impl World {
     pub fn append(&mut self, row: &ShownMessage) -> Update {
         let offset = self.next;
         self.next += 1;
-        self.hub.append([(self.at.clone(), offset, Fingerprint::default(), Item::Message(row.clone()))]);
+        self.hub.append([(self.at.clone(), offset, fingerprint_at(offset), Item::Message(row.clone()))]);
         Update { at: self.at.clone(), offset, row: row.clone(), early: false, answer: "" }
     }
 
     fn mark(&mut self, name: &str) {
-        self.hub.append([(self.at.clone(), self.next, Fingerprint::default(), Item::Marker(name.into()))]);
+        self.hub.append([(self.at.clone(), self.next, fingerprint_at(self.next), Item::Marker(name.into()))]);
         self.next += 1;
     }
 
@@ -67,10 +67,7 @@ impl World {
     pub fn snapshot(&self, messages: &[&ShownMessage], applied: u64) -> Snapshot {
         Snapshot {
             messages: messages.iter().copied().cloned().collect(),
-            progress: BTreeMap::from([(
-                self.at.clone(),
-                Progress { next_offset: applied, last: Fingerprint::default() },
-            )]),
+            progress: BTreeMap::from([(self.at.clone(), progress_to(applied))]),
         }
     }
 
@@ -324,7 +321,7 @@ fn v4_a_resume_from_the_other_region_goes_by_markers() {
     let mut world = world(100, 0);
     let mirror = TopicPartition::new("b.chat-changes", 0);
     world.hub.begin_partition(mirror.clone(), 0, 0);
-    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, Fingerprint::default(), item)]);
+    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, fingerprint_at(offset), item)]);
     let [before, behind, local] = [1, 2, 3].map(|number| row("c", &format!("m{number}"), &version(number)));
     mirrored(0, Item::Marker("b/6".into()));
     mirrored(1, Item::Message(before));
@@ -342,7 +339,7 @@ fn v4_a_resume_from_the_other_region_goes_by_markers() {
     let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
     assert_eq!(sent, versions(&[&behind, &local]), "what lies behind the markers, of both topics");
     // A position of this region comes even if nothing was missed.
-    world.hub.append([(mirror.clone(), 4, Fingerprint::default(), Item::Marker("b/8".into()))]);
+    world.hub.append([(mirror.clone(), 4, fingerprint_at(4), Item::Marker("b/8".into()))]);
     world.mark("a/4");
     let last = [("chat-changes".to_owned(), position(9_100, "b/8")), ("a.chat-changes".to_owned(), position(8, "a/4"))];
     assert_eq!(
@@ -404,7 +401,7 @@ fn v4_a_position_claims_nothing_that_another_topic_has_not_pushed_yet() {
     world.sent();
     let local = world.append(&row("c", "m", &version(1)));
     let mirrored = Update { at: mirror.clone(), offset: 0, row: row("c", "n", &version(2)), early: false, answer: "" };
-    world.hub.append([(mirror, 0, Fingerprint::default(), Item::Message(mirrored.row.clone()))]);
+    world.hub.append([(mirror, 0, fingerprint_at(0), Item::Message(mirrored.row.clone()))]);
     world.push(local);
     let token = world.sent().pop().unwrap().2.unwrap();
     assert_eq!(token.positions["b.chat-changes"].offset, 0);
@@ -441,7 +438,7 @@ fn what_was_erased_is_in_no_load_however_late_another_log_brings_it() {
     // The ring has only what came last, and so has the load; the mirror was away.
     let mirrored = TopicPartition::new("b.chat-changes", 0);
     world.hub.begin_partition(mirrored.clone(), 0, 0);
-    world.hub.append([(mirrored, 0, Fingerprint::default(), Item::Message(text))]);
+    world.hub.append([(mirrored, 0, fingerprint_at(0), Item::Message(text))]);
     world.sent();
     world.hub.begin_load(world.browser, "c");
     let snapshot = world.snapshot(&[&later[0], &later[1]], 4);

@@ -4,14 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use contract::Version;
-use platform::event_log::{Fingerprint, Progress};
 use serde::Deserialize;
 
 use super::pod::{Pod, number_of, partition};
 use super::{CHAT, Seen, Versions, count};
 use crate::access::Viewer;
 use crate::copy::Snapshot;
-use crate::gate_suite::{row, version};
+use crate::gate_suite::{progress_to, row, version};
 use crate::hub::{ConnectionId, Loaded, Resumed};
 use crate::resume::Token;
 use crate::to_browser::outbox::Outbox;
@@ -135,8 +134,7 @@ impl Page {
         let at = self.at.as_mut().expect("it is connected");
         let messages = rows.iter().map(|(id, number)| row(CHAT, id, &version(*number))).collect();
         // A partition of which nothing was applied has no progress.
-        let of = |applied| Progress { next_offset: applied as u64, last: Fingerprint::default() };
-        let progress = (applied > 0).then(|| (partition(), of(applied))).into_iter().collect();
+        let progress = (applied > 0).then(|| (partition(), progress_to(applied as u64))).into_iter().collect();
         let loaded = pods[at.pod].hub.finish_load(at.connection, CHAT, Snapshot { messages, progress });
         at.phase = if loaded == Loaded::Complete { Phase::Live } else { Phase::Loading };
         loaded

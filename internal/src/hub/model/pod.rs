@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, RwLock};
 
 use lru::LruCache;
-use platform::event_log::{Fingerprint, TopicPartition};
+use platform::event_log::TopicPartition;
 
 use super::{CHAT, Entry, Protocol, Seen, Versions, count};
-use crate::gate_suite::{row, version};
+use crate::gate_suite::{fingerprint_at, row, version};
 use crate::hub::fresh::Fresh;
 use crate::hub::pushes::{Early, Given, Pushes};
 use crate::hub::{Chats, Connection, ConnectionId, Hub, State, Subscription, Update};
@@ -86,7 +86,7 @@ impl Pod {
                 Item::Message(row) => earlier.push(row.clone()),
                 _ => {}
             }
-            items.push((partition(), offset as u64, Fingerprint::default(), item));
+            items.push((partition(), offset as u64, fingerprint_at(offset as u64), item));
         }
         self.next += records;
         self.hub.append(items);

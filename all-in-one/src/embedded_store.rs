@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use contract::{Chat, Message, Timestamp};
 use internal::copy::{ChatCopy, CopyError, Page, Snapshot};
-use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from};
+use internal::postgres_copy::{LAST, MessageRow, chat_from, message_from, page_from, snapshot_from};
 use internal::shown::{ShownChat, ShownMessage};
 use platform::event_log::{Progress, ProgressRow, TopicPartition};
 use platform::sqlite::Sqlite;
@@ -241,6 +241,19 @@ const PROGRESS: &str = "SELECT topic, partition, next_offset, last_timestamp, la
 const LAST_MESSAGES: &str = "SELECT chat_id, id, parent_id, author, text, created_at, edited_at, deleted, version \
      FROM messages WHERE chat_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?";
 
+async fn snapshot(
+    tx: &mut Transaction<'_, Db>,
+    chat: &str,
+    before: Option<(i64, &str)>,
+    limit: u32,
+) -> Result<Snapshot, CopyError> {
+    let (time, id) = before.unwrap_or(LAST);
+    let rows: Vec<MessageRow> =
+        sqlx::query_as(LAST_MESSAGES).bind(chat).bind(time).bind(id).bind(limit).fetch_all(&mut **tx).await?;
+    let progress: Vec<ProgressRow> = sqlx::query_as(PROGRESS).fetch_all(&mut **tx).await?;
+    snapshot_from(rows, progress)
+}
+
 #[async_trait]
 impl ChatCopy for EmbeddedStore {
     async fn chats(&self) -> Result<Vec<ShownChat>, CopyError> {
@@ -255,45 +268,34 @@ impl ChatCopy for EmbeddedStore {
     async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
         // A transaction that reads sees one state of the file from its first statement on.
         let mut tx = self.db.read.begin().await?;
-        let rows: Vec<MessageRow> =
-            sqlx::query_as(LAST_MESSAGES).bind(chat).bind(LAST).bind("").bind(limit).fetch_all(&mut *tx).await?;
-        let progress: Vec<ProgressRow> = sqlx::query_as(PROGRESS).fetch_all(&mut *tx).await?;
+        let snapshot = snapshot(&mut tx, chat, None, limit).await?;
         tx.commit().await?;
-        Ok(Snapshot {
-            messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(Progress::from_row).collect(),
-        })
+        Ok(snapshot)
     }
 
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError> {
-        let deleted: Option<bool> = sqlx::query_scalar("SELECT deleted FROM chats WHERE id = ?")
-            .bind(chat)
-            .fetch_optional(&self.db.read)
-            .await?;
+        let mut tx = self.db.read.begin().await?;
+        let deleted: Option<bool> =
+            sqlx::query_scalar("SELECT deleted FROM chats WHERE id = ?").bind(chat).fetch_optional(&mut *tx).await?;
         if deleted != Some(false) {
             return Ok(Page::NoChat);
         }
-        let (time, id) = match before {
-            None => (LAST, ""),
+        let before = match before {
+            None => None,
             Some(id) => {
                 let place: Option<i64> =
                     sqlx::query_scalar("SELECT created_at FROM messages WHERE chat_id = ? AND id = ?")
                         .bind(chat)
                         .bind(id)
-                        .fetch_optional(&self.db.read)
+                        .fetch_optional(&mut *tx)
                         .await?;
                 let Some(time) = place else { return Ok(Page::NoSuchPlace) };
-                (time, id)
+                Some((time, id))
             }
         };
-        let rows: Vec<MessageRow> = sqlx::query_as(LAST_MESSAGES)
-            .bind(chat)
-            .bind(time)
-            .bind(id)
-            .bind(limit + 1)
-            .fetch_all(&self.db.read)
-            .await?;
-        page_from(rows, limit)
+        let snapshot = snapshot(&mut tx, chat, before, limit.saturating_add(1)).await?;
+        tx.commit().await?;
+        page_from(snapshot, before, limit)
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {

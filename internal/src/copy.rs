@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use contract::Timestamp;
 use platform::event_log::{Progress, TopicPartition};
 
 use crate::shown::{ShownChat, ShownMessage};
 
-/// A chat's last messages and the positions that they reflect, from ONE snapshot of the store.
+/// Messages of a chat and the positions that they reflect, from ONE snapshot of the store.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Oldest first.
@@ -23,14 +24,24 @@ pub struct Snapshot {
 pub struct CopyError(pub String);
 
 /// What became of a question about a chat's messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Page {
-    /// Oldest first, and whether there are older ones.
-    Messages(Vec<ShownMessage>, bool),
+    Messages(Older),
     /// There is no such chat, or it was deleted.
     NoChat,
     /// `before` names no message of this chat.
     NoSuchPlace,
+}
+
+/// Messages before a place in a chat.
+#[derive(Debug, Clone)]
+pub struct Older {
+    /// The last ones before it.
+    pub snapshot: Snapshot,
+    /// Whether there are older ones.
+    pub more: bool,
+    /// The message before which they stand, as time and id; `None` at the chat's end.
+    pub before: Option<(Timestamp, String)>,
 }
 
 /// The stored copy, for reading.

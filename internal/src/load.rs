@@ -38,11 +38,7 @@ pub async fn bring_up_to_date(
             // It may have been read for somebody else a while ago.
             snapshot = read(&*copy, chat, hub.load_limit(), true).await;
         }
-        // What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
-        let began = tokio::time::Instant::now();
-        while !hub.has_read(chat, &snapshot) && began.elapsed() < AHEAD {
-            tokio::time::sleep(AHEAD_STEP).await;
-        }
+        until_read(&hub, chat, &snapshot).await;
         match hub.finish_load(connection, chat, snapshot) {
             Loaded::Complete | Loaded::Gone => return,
             Loaded::Behind => {
@@ -50,6 +46,14 @@ pub async fn bring_up_to_date(
                 tokio::time::sleep(wait).await;
             }
         }
+    }
+}
+
+/// What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
+pub async fn until_read(hub: &Hub, chat: &str, snapshot: &Snapshot) {
+    let began = tokio::time::Instant::now();
+    while !hub.has_read(chat, snapshot) && began.elapsed() < AHEAD {
+        tokio::time::sleep(AHEAD_STEP).await;
     }
 }
 

@@ -7,7 +7,7 @@ use contract::{Timestamp, Version};
 use platform::event_log::{Progress, ProgressRow, TopicPartition};
 use sqlx::postgres::PgPool;
 
-use crate::copy::{ChatCopy, CopyError, Page, Snapshot};
+use crate::copy::{ChatCopy, CopyError, Older, Page, Snapshot};
 use crate::history::{History, HitRow, VersionRow};
 use crate::shown::{ShownChat, ShownMessage};
 
@@ -23,6 +23,11 @@ pub type MessageRow = (String, String, Option<String>, Option<String>, Option<St
 impl PostgresCopy {
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
+    }
+
+    /// Everything that is read in it is of one moment.
+    async fn begin(&self) -> sqlx::Result<sqlx::PgTransaction<'static>> {
+        self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
     }
 }
 
@@ -41,49 +46,34 @@ impl ChatCopy for PostgresCopy {
     }
 
     async fn snapshot(&self, chat: &str, limit: u32) -> Result<Snapshot, CopyError> {
-        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let rows: Vec<MessageRow> = sqlx::query_as(include_str!("../queries/messages.sql"))
-            .bind(chat)
-            .bind(LAST)
-            .bind("")
-            .bind(i64::from(limit))
-            .fetch_all(&mut *tx)
-            .await?;
-        let progress: Vec<ProgressRow> =
-            sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&mut *tx).await?;
+        let mut tx = self.begin().await?;
+        let snapshot = snapshot(&mut tx, chat, None, limit).await?;
         tx.commit().await?;
-        Ok(Snapshot {
-            messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
-            progress: progress.into_iter().map(Progress::from_row).collect(),
-        })
+        Ok(snapshot)
     }
 
     async fn messages(&self, chat: &str, before: Option<&str>, limit: u32) -> Result<Page, CopyError> {
+        let mut tx = self.begin().await?;
         let found: Option<(String, Option<String>, i64, String, bool)> =
-            sqlx::query_as(include_str!("../queries/chat.sql")).bind(chat).fetch_optional(&self.pool).await?;
+            sqlx::query_as(include_str!("../queries/chat.sql")).bind(chat).fetch_optional(&mut *tx).await?;
         if found.is_none_or(|(.., deleted)| deleted) {
             return Ok(Page::NoChat);
         }
-        let (time, id) = match before {
-            None => (LAST, ""),
+        let before = match before {
+            None => None,
             Some(id) => {
                 let place: Option<i64> = sqlx::query_scalar(include_str!("../queries/message_place.sql"))
                     .bind(chat)
                     .bind(id)
-                    .fetch_optional(&self.pool)
+                    .fetch_optional(&mut *tx)
                     .await?;
                 let Some(time) = place else { return Ok(Page::NoSuchPlace) };
-                (time, id)
+                Some((time, id))
             }
         };
-        let rows: Vec<MessageRow> = sqlx::query_as(include_str!("../queries/messages.sql"))
-            .bind(chat)
-            .bind(time)
-            .bind(id)
-            .bind(i64::from(limit) + 1)
-            .fetch_all(&self.pool)
-            .await?;
-        page_from(rows, limit)
+        let snapshot = snapshot(&mut tx, chat, before, limit.saturating_add(1)).await?;
+        tx.commit().await?;
+        page_from(snapshot, before, limit)
     }
 
     async fn progress(&self) -> Result<BTreeMap<TopicPartition, Progress>, CopyError> {
@@ -100,17 +90,48 @@ impl ChatCopy for PostgresCopy {
     }
 }
 
-/// Behind every time that a message can have: the year 10000, in microseconds.
-pub const LAST: i64 = 253_402_300_800_000_000;
+async fn snapshot(
+    tx: &mut sqlx::PgTransaction<'_>,
+    chat: &str,
+    before: Option<(i64, &str)>,
+    limit: u32,
+) -> Result<Snapshot, CopyError> {
+    let (time, id) = before.unwrap_or(LAST);
+    let rows: Vec<MessageRow> = sqlx::query_as(include_str!("../queries/messages.sql"))
+        .bind(chat)
+        .bind(time)
+        .bind(id)
+        .bind(i64::from(limit))
+        .fetch_all(&mut **tx)
+        .await?;
+    let progress: Vec<ProgressRow> =
+        sqlx::query_as(include_str!("../queries/progress.sql")).fetch_all(&mut **tx).await?;
+    snapshot_from(rows, progress)
+}
 
-/// Rows newest first, one more than `limit` if there are more.
+/// Behind every place that a message can have: the year 10000, in microseconds, and an id.
+pub const LAST: (i64, &str) = (253_402_300_800_000_000, "");
+
+/// Rows newest first.
 ///
 /// # Errors
 /// If a row holds what no record could have brought.
-pub fn page_from(mut rows: Vec<MessageRow>, limit: u32) -> Result<Page, CopyError> {
-    let more = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    Ok(Page::Messages(rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?, more))
+pub fn snapshot_from(rows: Vec<MessageRow>, progress: Vec<ProgressRow>) -> Result<Snapshot, CopyError> {
+    Ok(Snapshot {
+        messages: rows.into_iter().rev().map(message_from).collect::<Result<_, _>>()?,
+        progress: progress.into_iter().map(Progress::from_row).collect(),
+    })
+}
+
+/// The snapshot has one message more than `limit` if there are more `before` that place.
+///
+/// # Errors
+/// If the place is of no time.
+pub fn page_from(mut snapshot: Snapshot, before: Option<(i64, &str)>, limit: u32) -> Result<Page, CopyError> {
+    let too_many = snapshot.messages.len().saturating_sub(limit as usize);
+    snapshot.messages.drain(..too_many);
+    let before = before.map(|(time, id)| Ok::<_, CopyError>((time_from(time)?, id.to_owned()))).transpose()?;
+    Ok(Page::Messages(Older { snapshot, more: too_many > 0, before }))
 }
 
 /// # Errors

@@ -62,7 +62,7 @@ const isOfAnother = (copy) => copy?.byId.size > 0 && (copy.region ?? region()) !
 
 /** What is missing of the chat that is open. */
 function tellOf(copy) {
-  if (copy.byId.size) notice(copy.behind ? "Some messages may still be missing here." : null);
+  if (copy.byId.size) notice(copy.behind || copy.unsure.size ? "Some messages may still be missing here." : null);
   else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
 }
 
@@ -200,17 +200,42 @@ function read(message) {
 async function fetchOlder(copy, limit = 100) {
   const asked = copy.floor;
   if (copy.complete || (!asked && !copy.empty)) return false;
-  const chat = [...copies].find(([, known]) => known === copy)?.[0];
   const query = `limit=${limit}${asked ? `&before=${encodeURIComponent(asked.id)}` : ""}`;
+  const page = await fetchPage(copy, query);
+  if (!page) return false; // the next scroll tries again
+  if (page.behind) fetchAgain(copy, query);
+  return copy.older(page, asked) && !copy.complete;
+}
+
+/** Null where it cannot be had now. */
+async function fetchPage(copy, query) {
   try {
-    const response = await ask(`/api/chats/${encodeURIComponent(chat)}/messages?${query}`);
-    if (!response.ok) return false;
-    return copy.older(await response.json(), asked) && !copy.complete;
+    const response = await ask(`/api/chats/${encodeURIComponent(chatOf(copy))}/messages?${query}`);
+    return response.ok ? await response.json() : null;
   } catch {
-    return false; // offline: the next scroll tries again
+    return null; // offline
   }
 }
 
+const chatOf = (copy) => [...copies].find(([, known]) => known === copy)?.[0];
+
+/** What a store gave that was far behind is fetched until it is as it should be. */
+function fetchAgain(copy, query) {
+  copy.unsure.add(query);
+  if (chatOf(copy) === open) tellOf(copy);
+  setTimeout(async () => {
+    if (chatOf(copy) === undefined) return;
+    const page = await fetchPage(copy, query);
+    const changed = copy.merge(page?.messages ?? []);
+    copy.unsure.delete(query);
+    if (!page || page.behind) fetchAgain(copy, query);
+    if (chatOf(copy) !== open) return;
+    tellOf(copy);
+    soon(changed);
+  }, AGAIN);
+}
+
+const AGAIN = 5_000; // ms
 let counting = null;
 
 /** Asks how often the edited messages in the page were edited, a moment after they have come. */

@@ -20,6 +20,7 @@ export class Copy {
     this.complete = false; // whether that part begins with the chat's first message
     this.resume = null;
     this.behind = true; // until a load that is not
+    this.unsure = new Set(); // the questions for older messages whose answers may lack something
     this.region = null; // where the one is that served it last
     this.title = null; // of the chat, as it was listed last
   }

@@ -13,7 +13,10 @@ let wanted = true;
 export function keep(viewer, copies) {
   if (!wanted || !viewer) return;
   const chats = [...copies].filter(([, copy]) => isWhole(copy)).slice(-CHATS)
-    .map(([chat, copy]) => ({ chat, messages: copy.order, more: !copy.complete, resume: copy.resume }));
+    .map(([chat, copy]) => {
+      const { region, title, resume } = copy;
+      return { chat, region, title, messages: copy.order, more: !copy.complete, resume };
+    });
   try {
     sessionStorage.setItem(KEY, JSON.stringify({ viewer, chats }));
   } catch {
@@ -21,9 +24,9 @@ export function keep(viewer, copies) {
   }
 }
 
-/** Not what lies before a hole: nobody knows whether it is still so. */
+/** Not what lies before a hole, nor what came from far behind: nobody knows whether it is still so. */
 function isWhole(copy) {
-  return copy.resume && copy.order.length <= MESSAGES && copy.shown().length === copy.order.length;
+  return copy.resume && !copy.unsure.size && copy.order.length <= MESSAGES && copy.shown().length === copy.order.length;
 }
 
 /** The copies as they were, by chat; none of what somebody else was shown. */
@@ -33,8 +36,8 @@ export function kept(viewer) {
     const found = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
     const same = found && JSON.stringify(found.viewer) === JSON.stringify(viewer);
     if (!same) sessionStorage.removeItem(KEY);
-    for (const { chat, ...load } of same ? found.chats : []) {
-      const copy = new Copy();
+    for (const { chat, region, title, ...load } of same ? found.chats : []) {
+      const copy = Object.assign(new Copy(), { region, title });
       copy.load({ ...load, outside: [], behind: false });
       copies.set(chat, copy);
     }

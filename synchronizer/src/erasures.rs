@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use contract::erasure::{Erasure, ErasureSet};
@@ -21,6 +21,8 @@ pub struct Erasures {
     set: RwLock<ErasureSet>,
     /// Those of them that stand in this region's own topic.
     here: RwLock<ErasureSet>,
+    /// Those that stand in other regions' topics, by topic.
+    there: RwLock<BTreeMap<Arc<str>, ErasureSet>>,
     /// Whether all of that was read.
     here_is_known: AtomicBool,
     /// Whether everything was read that stood in the topics when reading began.
@@ -100,9 +102,14 @@ impl Standing {
 
 impl Default for Erasures {
     fn default() -> Self {
-        let (set, here) = (RwLock::default(), RwLock::default());
-        let here_is_known = AtomicBool::new(false);
-        Self { set, here, here_is_known, loaded: watch::Sender::new(false), changed: watch::Sender::default() }
+        Self {
+            set: RwLock::default(),
+            here: RwLock::default(),
+            there: RwLock::default(),
+            here_is_known: AtomicBool::new(false),
+            loaded: watch::Sender::new(false),
+            changed: watch::Sender::default(),
+        }
     }
 }
 
@@ -155,15 +162,40 @@ impl Erasures {
                 self.here_is_known.store(false, Ordering::Relaxed);
                 *self.here.write().unwrap_or_else(PoisonError::into_inner) = ErasureSet::default();
             }
-            Told::Begins(_) => {}
-            Told::Record(record) => self.take(record, to_log.is_own_erasures(&record.at.topic)),
+            Told::Begins(at) => {
+                self.there.write().unwrap_or_else(PoisonError::into_inner).remove(&at.topic);
+            }
+            Told::Record(record) => {
+                self.take(record, to_log.is_own_erasures(&record.at.topic));
+                self.tell_of_others(to_log);
+            }
             Told::CaughtUp => {
                 self.here_is_known.store(true, Ordering::Relaxed);
                 self.loaded.send_replace(true);
                 // Something may be missing here.
                 self.changed.send_replace(());
+                self.tell_of_others(to_log);
             }
         }
+    }
+
+    /// Each region says in its own topic what it has heard of: of whom too little is heard, either does not know of it or its
+    /// mirror brings nothing.
+    fn tell_of_others(&self, to_log: &ToLog) {
+        if !self.here_is_known.load(Ordering::Relaxed) {
+            return;
+        }
+        for (region, topic) in to_log.others_erasures() {
+            let unheard = self.unheard_in(topic) as f64;
+            metrics::gauge!("chat_sync_erasures_unheard", "region" => region.to_owned()).set(unheard);
+        }
+    }
+
+    /// How many another region's topic does not have.
+    fn unheard_in(&self, topic: &str) -> usize {
+        let there = self.there.read().unwrap_or_else(PoisonError::into_inner);
+        let has = |erasure: &Erasure| there.get(topic).is_some_and(|there| there.has(erasure));
+        self.set().iter().filter(|erasure| !has(erasure)).count()
     }
 
     fn take(&self, record: &LogRecord, here: bool) {
@@ -171,6 +203,9 @@ impl Erasures {
             Ok(erasure) => {
                 if here {
                     self.note_here(erasure.clone());
+                } else {
+                    let mut there = self.there.write().unwrap_or_else(PoisonError::into_inner);
+                    there.entry(record.at.topic.clone()).or_default().insert(erasure.clone());
                 }
                 if self.set.write().unwrap_or_else(PoisonError::into_inner).insert(erasure) {
                     self.changed.send_replace(());
@@ -187,6 +222,7 @@ impl Erasures {
 #[cfg(test)]
 mod tests {
     use contract::erasure::Scope;
+    use platform::event_log::TopicPartition;
 
     use super::*;
 
@@ -212,5 +248,22 @@ mod tests {
         assert_eq!(standing.barred(&in_a), Barred { since: at(3), not_in: vec!["b".to_owned()] });
         let earlier = "what b has of the same was asked for before";
         assert_eq!(standing.barred(&once_more), Barred { since: at(501), not_in: vec!["b".to_owned()] }, "{earlier}");
+    }
+
+    #[test]
+    fn what_another_region_has_not_said_that_it_knows_of_is_counted() {
+        let erasures = Erasures::default();
+        let record = |topic: &str, chat: &str| LogRecord {
+            at: TopicPartition::new(topic, 0),
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            value: Erasure { chat_id: chat.into(), scope: Scope::Chat, erased_at: Timestamp::default() }.encode(),
+            headers: Vec::new(),
+        };
+        erasures.take(&record("erasures", "1"), true);
+        erasures.take(&record("erasures", "2"), true);
+        erasures.take(&record("b.erasures", "2"), false);
+        assert_eq!((erasures.unheard_in("b.erasures"), erasures.unheard_in("c.erasures")), (1, 2));
     }
 }

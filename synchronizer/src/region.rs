@@ -206,8 +206,9 @@ impl Region {
 
     /// Nobody leads here any more, or not this process.
     pub fn leave(&self) {
-        self.lock().polls = false;
-        self.tell(false);
+        if self.polls() {
+            self.turn(false, Reason::Leaves, String::new());
+        }
         self.check.ready("stands by: another leads here");
     }
 

@@ -115,6 +115,12 @@ impl ToLog {
         self.topics.erasures == topic
     }
 
+    /// Where other regions' erasures are mirrored to: region, topic.
+    pub fn others_erasures(&self) -> impl Iterator<Item = (&str, &str)> {
+        let region = |topic: &str| topic.len().checked_sub(self.topics.erasures.len() + 1);
+        self.mirrored_erasures.iter().filter_map(move |topic| Some((topic.get(..region(topic)?)?, topic.as_str())))
+    }
+
     /// The changes topics that are there: the own one, and those that are mirrored.
     async fn changes(&self) -> Result<Vec<&str>, LogError> {
         self.there(&self.topics.changes, &self.mirrored).await

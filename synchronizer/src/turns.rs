@@ -26,7 +26,7 @@ pub struct Rules {
     pub come_back_after: Duration,
 }
 
-/// Why a region begins to poll, or gives way.
+/// Why a region, or its leader, begins to poll, or ceases to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// There is no other region.
@@ -41,6 +41,8 @@ pub enum Reason {
     Preferred,
     /// Another polls that goes before it.
     GivesWay,
+    /// Who polled for it does not lead there any more.
+    Leaves,
 }
 
 impl Reason {
@@ -53,6 +55,7 @@ impl Reason {
             Self::Silence => "silence",
             Self::Preferred => "preferred",
             Self::GivesWay => "gives_way",
+            Self::Leaves => "leaves",
         }
     }
 }
@@ -169,9 +172,9 @@ pub(crate) mod tests {
 
     #[test]
     fn every_reason_has_a_word_of_its_own() {
-        use Reason::{Alone, Continues, GivesWay, NobodyPolls, Preferred, Silence};
-        let names = [Alone, Continues, NobodyPolls, Silence, Preferred, GivesWay].map(Reason::name);
-        assert_eq!(names, ["alone", "continues", "nobody_polls", "silence", "preferred", "gives_way"]);
+        use Reason::{Alone, Continues, GivesWay, Leaves, NobodyPolls, Preferred, Silence};
+        let names = [Alone, Continues, NobodyPolls, Silence, Preferred, GivesWay, Leaves].map(Reason::name);
+        assert_eq!(names, ["alone", "continues", "nobody_polls", "silence", "preferred", "gives_way", "leaves"]);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use contract::erasure::{Erasure, Scope, author_hash};
-use contract::topic::RETENTION_MS;
-use contract::{Record, Timestamp};
+use contract::{Record, Timestamp, Topics};
+use platform::event_log::LogError;
 use serde::Serialize;
 use synchronizer::erase::{Left, letters_left};
 use synchronizer::stored::Stored;
@@ -35,10 +35,8 @@ pub struct Args {
     no_wait: bool,
 }
 
-/// Kafka's default of `segment.ms`, in milliseconds: seven days.
-const SEGMENT_MS: u64 = 7 * 24 * 3600 * 1000;
-/// In milliseconds: an hour is more than a leader may take to read what stands in its own log, and to finish what it appends.
-const HEARD_MS: u64 = 3600 * 1000;
+/// More than a leader may take to read what stands in its own log, and to finish what it appends.
+const HEARD: Duration = Duration::from_secs(3600);
 /// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(500);
 /// How far the vendor's clock may be ahead of this one.
@@ -90,18 +88,43 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("erased {before} from this copy, with their history");
-    println!("Kafka forgets what it holds of them by {}", forgotten_by(Timestamp::now()));
+    match kept(world).await?.and_then(|kept| forgotten_by(Timestamp::now(), kept)) {
+        Some(by) => println!("the log forgets what it holds of them by {by}"),
+        None => println!("{FOR_EVER}"),
+    }
     if world.settings.others().next().is_some() {
         println!("once the other regions know of it too: `chat-sync verify --erased` says whether and when");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// When the log has forgotten what was appended before this was asked for or taken. Kafka deletes whole segments, when their newest
-/// record is as old as the retention; a segment takes records for a week (its `segment.ms`, by default).
-pub fn forgotten_by(taken: Timestamp) -> Timestamp {
-    let kept = (HEARD_MS + RETENTION_MS + SEGMENT_MS) * 1000;
-    Timestamp::from_micros(taken.micros() + kept).unwrap_or(taken)
+/// Of a log that deletes nothing because of its age.
+pub const FOR_EVER: &str = "the log may hold it for ever: it deletes nothing because of its age";
+
+/// How long the log keeps what is appended to it, here and from the other regions; `None` where it may be for ever. A mirrored
+/// topic is set as the one that it mirrors.
+///
+/// # Errors
+/// If the log cannot be asked.
+pub async fn kept(world: &World) -> Result<Option<Duration>, LogError> {
+    let own = Topics::with_suffix(&world.settings.topic_suffix).changes;
+    let mut longest = Duration::ZERO;
+    for topic in std::iter::once(own.clone()).chain(world.settings.mirrored(&own)) {
+        if world.log.partitions(&topic).await?.is_none() {
+            continue;
+        }
+        match world.log.kept(&topic).await? {
+            Some(kept) => longest = longest.max(kept),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(longest))
+}
+
+/// When the log has forgotten what was appended before this was asked for or taken; `None` if that is beyond all times.
+pub fn forgotten_by(taken: Timestamp, kept: Duration) -> Option<Timestamp> {
+    let micros = u64::try_from(HEARD.saturating_add(kept).as_micros()).ok()?;
+    Timestamp::from_micros(taken.micros().checked_add(micros)?).ok()
 }
 
 /// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.

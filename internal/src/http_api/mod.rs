@@ -26,7 +26,8 @@ use crate::access::per_address::PerAddress;
 use crate::access::{Access, Viewer};
 use crate::copy::{ChatCopy, CopyError, Page};
 use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
-use crate::hub::Hub;
+use crate::hub::{Hub, OlderPage};
+use crate::load::until_read;
 use crate::ops::Ops;
 use crate::receipts::Acknowledged;
 use crate::to_browser::{self, Served, Upgrade};
@@ -184,24 +185,33 @@ async fn messages(
     }
     let (mut before, mut at_once) = (window.before, limit);
     loop {
-        match app.copy.messages(&chat, before.as_deref(), at_once).await? {
-            Page::Messages(mut messages, mut more) => {
-                let oldest = messages.first().map(|row| row.id.clone());
-                messages.retain(|row| !app.hub.hides(row));
-                // A page of which nothing may be shown would tell nobody where the next one begins.
-                if messages.is_empty() && more && oldest.is_some() {
-                    (before, at_once) = (oldest, MAX_LIMIT);
-                    continue;
-                }
-                let cut = messages.len().saturating_sub(limit as usize);
-                more |= cut > 0;
-                messages.drain(..cut);
-                return Ok(Json(json!({ "messages": messages, "more": more })).into_response());
-            }
+        let older = match app.copy.messages(&chat, before.as_deref(), at_once).await? {
+            Page::Messages(older) => older,
             Page::NoChat => return Err(no_chat()),
-            Page::NoSuchPlace => return Err(Problem::bad_request("before names no message of this chat")),
+            Page::NoSuchPlace => return Err(no_place(&app.hub, &chat, before.as_deref())),
+        };
+        until_read(&app.hub, &chat, &older.snapshot).await;
+        let oldest = older.snapshot.messages.first().map(|row| row.id.clone());
+        let OlderPage { mut messages, mut more, behind } = app.hub.older(&chat, older);
+        // A page of which nothing may be shown would tell nobody where the next one begins.
+        if messages.is_empty() && more && oldest.is_some() {
+            (before, at_once) = (oldest, MAX_LIMIT);
+            continue;
         }
+        let cut = messages.len().saturating_sub(limit as usize);
+        more |= cut > 0;
+        messages.drain(..cut);
+        return Ok(Json(json!({ "messages": messages, "more": more, "behind": behind })).into_response());
     }
+}
+
+/// The log may have brought what the store does not have yet.
+fn no_place(hub: &Hub, chat: &str, before: Option<&str>) -> Problem {
+    if before.is_some_and(|message| hub.pushed(chat, message).is_some()) {
+        let why = "the copy has not stored this message yet; ask again";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "behind", why);
+    }
+    Problem::bad_request("before names no message of this chat")
 }
 
 /// A message's versions, oldest first; none of what was deleted.

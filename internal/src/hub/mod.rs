@@ -27,7 +27,7 @@ use platform::event_log::{Fingerprint, TopicPartition};
 
 use crate::access::Viewer;
 use crate::config::Settings;
-use crate::copy::Snapshot;
+use crate::copy::{Older, Snapshot};
 use crate::receipts::Positions;
 use crate::resume::{Position, Token};
 use crate::ring::{Item, Ring};
@@ -40,7 +40,8 @@ pub use chats::Known;
 use fan_out::Framed;
 use fresh::Fresh;
 pub use fresh::Gap;
-use plan::{judge_resume, plan_load};
+pub use plan::OlderPage;
+use plan::{judge_resume, plan_load, plan_older};
 pub use pushes::Pushed;
 use pushes::{Early, Given, Name, Pushes, keep_newest, name_of};
 pub use turns::QUANTUM;
@@ -343,6 +344,11 @@ impl Hub {
             let stored = ring.stored_below(snapshot.progress.get(at));
             stored.is_some_and(|stored| stored >= ring.start())
         })
+    }
+
+    /// A page of older messages as they are now.
+    pub fn older(&self, chat: &str, older: Older) -> OlderPage {
+        plan_older(&self.lock(), chat, older, |row| self.hides(row))
     }
 
     /// Step 3: the load, then what was kept, then live.

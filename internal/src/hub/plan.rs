@@ -1,10 +1,10 @@
-//! What a load consists of, and whether a resume can be exact. Pure.
+//! What a load and a page of older messages consist of, and whether a resume can be exact. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::pushes::name_of;
 use super::{Resumed, State, position};
-use crate::copy::Snapshot;
+use crate::copy::{Older, Snapshot};
 use crate::resume::{Position, Token};
 use crate::ring::Ring;
 use crate::shown::ShownMessage;
@@ -34,20 +34,65 @@ pub(super) fn plan_load(
 ) -> Plan {
     let full = snapshot.messages.len() >= limit;
     let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| full);
+    let Known { rows: mut all, from_ring, behind } = known(state, chat, snapshot, hides);
+    let positions = state.rings_of(chat).map(|(at, ring)| (at.topic.to_string(), position(ring, ring.end()))).collect();
+    let before = match floor {
+        Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
+        None => 0,
+    };
+    let mut window = all.split_off(before);
+    let cut = window.len() - fitting(&window);
+    let more = full || cut > 0;
+    // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
+    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(row.id.as_str())).collect();
+    let outside = all.into_iter().chain(cut).collect();
+    Plan { window, outside, more, positions, behind }
+}
+
+/// Messages before a place, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OlderPage {
+    pub messages: Vec<ShownMessage>,
+    /// Whether there are older ones.
+    pub more: bool,
+    /// Whether the log has more than the store, and not within reach any more: some may be missing, or be newer by now.
+    pub behind: bool,
+}
+
+pub(super) fn plan_older(state: &State, chat: &str, older: Older, hides: impl Fn(&ShownMessage) -> bool) -> OlderPage {
+    let Older { snapshot, more, before } = older;
+    let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| more);
+    let Known { rows: mut messages, behind, .. } = known(state, chat, snapshot, hides);
+    messages.retain(|row| {
+        floor.as_ref().is_none_or(|(time, id)| row.place() >= (*time, id.as_str()))
+            && before.as_ref().is_none_or(|(time, id)| row.place() < (*time, id.as_str()))
+    });
+    OlderPage { messages, more, behind }
+}
+
+/// What is known of a chat from a place on: the store's rows, and what the log has beyond them.
+struct Known<'a> {
+    /// By place.
+    rows: Vec<ShownMessage>,
+    /// The messages of which the log has something beyond the store.
+    from_ring: HashSet<&'a str>,
+    /// Whether the log has more than that, and not within reach any more.
+    behind: bool,
+}
+
+fn known<'a>(state: &'a State, chat: &'a str, snapshot: Snapshot, hides: impl Fn(&ShownMessage) -> bool) -> Known<'a> {
     // What the store had may be older than an erasure whose record the ring does not reach back to.
     let is_erased_since =
         |message: &ShownMessage| !message.version.is_erased() && state.erased.contains(&name_of(message));
     let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message) && !hides(message));
     let mut rows: HashMap<String, ShownMessage> = messages.map(|message| (message.id.clone(), message)).collect();
     // Until the partitions are known, nothing is known to be complete.
-    let mut behind = state.partitions == 0;
-    let mut positions = BTreeMap::new();
+    let mut behind = state.partitions == 0 || state.rings_of(chat).next().is_none();
     let mut from_ring: Vec<&ShownMessage> = Vec::new();
     for (at, ring) in state.rings_of(chat) {
         let progress = snapshot.progress.get(at);
         let stored = ring.stored_below(progress);
         behind |= stored.is_none_or(|stored| stored < ring.start()) || !ring.is_live();
-        positions.insert(at.topic.to_string(), position(ring, ring.end()));
         from_ring.extend(ring.rows(chat, ring.unstored_from(progress)));
     }
     from_ring.extend(state.early.rows(chat));
@@ -58,21 +103,9 @@ pub(super) fn plan_load(
             *newest = (*row).clone();
         }
     }
-    behind |= positions.is_empty();
-    let mut all: Vec<ShownMessage> = rows.into_values().collect();
-    all.sort_by(|a, b| a.place().cmp(&b.place()));
-    let before = match floor {
-        Some((time, id)) => all.partition_point(|message| message.place() < (time, &id)),
-        None => 0,
-    };
-    let mut window = all.split_off(before);
-    let cut = window.len() - fitting(&window);
-    let more = full || cut > 0;
-    // Rows that the ring alone may have go along, so that a page which fetches older ones from the store has them.
-    let from_ring: HashSet<&str> = from_ring.into_iter().map(|row| row.id.as_str()).collect();
-    let cut: Vec<ShownMessage> = window.drain(..cut).filter(|row| from_ring.contains(row.id.as_str())).collect();
-    let outside = all.into_iter().chain(cut).collect();
-    Plan { window, outside, more, positions, behind }
+    let mut rows: Vec<ShownMessage> = rows.into_values().collect();
+    rows.sort_by(|a, b| a.place().cmp(&b.place()));
+    Known { rows, from_ring: from_ring.into_iter().map(|row| row.id.as_str()).collect(), behind }
 }
 
 /// How many of the last rows fit into one load.

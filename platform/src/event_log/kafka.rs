@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -124,6 +124,11 @@ impl Kafka {
         config
     }
 
+    fn admin(&self) -> Result<(AdminClient<DefaultClientContext>, AdminOptions), LogError> {
+        let options = AdminOptions::new().operation_timeout(Some(QUESTION)).request_timeout(Some(QUESTION));
+        Ok((self.cluster.create().map_err(unavailable)?, options))
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         question: impl FnOnce(&FutureProducer) -> Result<T, LogError> + Send + 'static,
@@ -177,11 +182,10 @@ pub(super) fn client(brokers: &str) -> ClientConfig {
 #[async_trait]
 impl EventLog for Kafka {
     async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), LogError> {
-        let admin: AdminClient<DefaultClientContext> = self.cluster.create().map_err(unavailable)?;
+        let (admin, options) = self.admin()?;
         let settings: Vec<(String, String)> =
             topics.iter().map(|topic| (topic.retention_ms.to_string(), topic.max_record_bytes.to_string())).collect();
         let new = topics.iter().zip(&settings).map(|(topic, (retention, bytes))| new_topic(topic, retention, bytes));
-        let options = AdminOptions::new().operation_timeout(Some(QUESTION)).request_timeout(Some(QUESTION));
         for result in admin.create_topics(&new.collect::<Vec<_>>(), &options).await.map_err(unavailable)? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -228,6 +232,29 @@ impl EventLog for Kafka {
         let (topic, cluster) = (topic.to_owned(), self.cluster.clone());
         self.blocking(move |producer| tail(producer, &cluster, &topic, per_partition)).await
     }
+
+    async fn kept(&self, topic: &str) -> Result<Option<Duration>, LogError> {
+        let (admin, options) = self.admin()?;
+        let described =
+            admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await.map_err(unavailable)?;
+        match described.into_iter().next() {
+            Some(Err(code)) => Err(refused_or_away(code, format!("how long topic {topic} is kept: {code}"))),
+            Some(Ok(settings)) if !settings.entries.is_empty() => Ok(kept(&settings)),
+            // As of a topic that is not there.
+            _ => Err(LogError::Unavailable(format!("how long topic {topic} is kept: no answer"))),
+        }
+    }
+}
+
+/// Kafka deletes whole segments, when their newest record is as old as the retention; each takes records for `segment.ms`.
+fn kept(settings: &ConfigResource) -> Option<Duration> {
+    let value = |name: &str| settings.get(name)?.value.clone();
+    if !value("cleanup.policy")?.split(',').any(|policy| policy.trim() == "delete") {
+        return None;
+    }
+    // -1: for ever.
+    let ms = |name: &str| value(name)?.parse::<u64>().ok().map(Duration::from_millis);
+    ms("retention.ms")?.checked_add(ms("segment.ms")?)
 }
 
 fn new_topic<'a>(topic: &'a TopicSpec, retention: &'a str, bytes: &'a str) -> NewTopic<'a> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use xxhash_rust::xxh3::xxh3_64;
@@ -201,6 +202,12 @@ pub trait EventLog: Send + Sync {
 
     /// The last records of each partition, at most `per_partition` each, in order within each.
     async fn tail(&self, topic: &str, per_partition: u64) -> Result<Vec<LogRecord>, LogError>;
+
+    /// How long after it was appended a record may still be there, as the topic is set now; `None` where nothing is deleted
+    /// because of its age.
+    async fn kept(&self, _topic: &str) -> Result<Option<Duration>, LogError> {
+        Ok(None)
+    }
 }
 
 /// One reader of the log.
@@ -233,7 +240,7 @@ pub async fn watch_and_tell(log: Arc<dyn EventLog>, topic: String, check: crate:
                 away();
             }
         }
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
 

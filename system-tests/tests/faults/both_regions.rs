@@ -36,7 +36,7 @@ fn settings(take_over_after: &str, give_way_after: &str) -> Vec<(&'static str, S
     ]
 }
 
-const SILENCE: &str = "{to=\"polls\",reason=\"silence\"}";
+pub const SILENCE: &str = "{to=\"polls\",reason=\"silence\"}";
 const PREFERRED: &str = "{to=\"polls\",reason=\"preferred\"}";
 const GIVES_WAY: &str = "{to=\"stands_by\",reason=\"gives_way\"}";
 

@@ -25,9 +25,9 @@ async fn long_chat(mirror: &Embedded, count: usize) -> (String, Vec<String>) {
     if let Some(last) = ids.last() {
         let reader = Reader::watch_chat(&mirror.internal_address, &chat);
         eventually!(reader.text(&chat, last).is_some(), "the last one is pushed");
-        let newest = format!("http://{}/api/chats/{chat}/messages?limit=1", mirror.internal_address);
-        let stored = async || http::get(&newest).await.ok()?.text().await.ok();
-        eventually!(stored().await.is_some_and(|page| page.contains(last)), "and stored");
+        let history = format!("http://{}/api/chats/{chat}/messages/{last}/versions", mirror.internal_address);
+        let stored = async || http::get(&history).await.is_ok_and(|answer| answer.status().is_success());
+        eventually!(stored().await, "and stored");
     }
     (chat, ids)
 }
@@ -259,6 +259,31 @@ async fn scrolling_up_shows_older_messages_without_a_jump() {
     eventually!(browser.text(&ids[60]).await.is_some(), "older ones are fetched");
     let after = browser.run(&place).await.as_f64().unwrap();
     assert!((before - after).abs() < 60.0, "it stood at {before} and now at {after}");
+    browser.close().await;
+}
+
+/// Of a store that was far behind: here its answer is made older on its way to the page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v3_older_messages_that_may_not_be_as_they_are_now_are_asked_for_again() {
+    let Some((browser, mirror)) = started().await else { return };
+    let (chat, ids) = long_chat(&mirror, 60).await;
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&ids[59], "message 59").await, "the last ones are shown");
+    let behind = "const asked = window.fetch; let so_far = 0;
+        window.fetch = async (url, ...more) => {
+          const answer = await asked(url, ...more);
+          if (!String(url).includes('/messages?') || ++so_far > 1) return answer;
+          const page = await answer.json();
+          Object.assign(page.messages[0], { text: 'of long ago', version: '0'.repeat(page.messages[0].version.length) });
+          return new Response(JSON.stringify({ ...page, behind: true }));
+        };
+        document.getElementById('messages').scrollTop = 0; return null";
+    browser.run(behind).await;
+    eventually!(browser.shows(&ids[0], "of long ago").await, "what there is is shown");
+    let notice = async || browser.run("return document.getElementById('notice').textContent").await;
+    assert_eq!(notice().await, "Some messages may still be missing here.");
+    eventually!(browser.shows(&ids[0], "message 0").await, "it is asked for again");
+    eventually!(notice().await == "", "and nothing is said any more");
     browser.close().await;
 }
 

@@ -384,22 +384,55 @@ async fn an_erasure_is_asked_for_in_one_region_and_done_in_both() {
         assert!(said.status.success(), "{}", printed(&said));
         assert!(printed(&said).contains("1 erasure; nothing is left"), "{}", printed(&said));
     }
+    whole_scopes_asked_for_in_b(&regions, &in_b, [&a, &b]).await;
+    let (lag, of_b) = ("20s", format!("b={}", regions.b.database_url.expose()));
+    let said = does_with(&regions.a, &in_a, &["verify", "--allow-lag", lag, "--also", &of_b]).await;
+    assert!(said.contains("copy a has everything") && said.contains("copy b has everything"), "{said}");
     asked_for_while_apart(&regions, &in_b, (&chat, &last), [&a, &b]).await;
-    // Whichever region is lost with its Kafka, the other one still has what was asked for, and gives it back.
+    whichever_log_is_lost(&mut regions).await;
+}
+
+/// The other one still has what was asked for, and gives it back.
+async fn whichever_log_is_lost(regions: &mut Regions) {
     let topic = contract::Topics::with_suffix(&regions.a.topic_suffix).erasures;
     for kafka in [&regions.kafka_a, &regions.kafka_b] {
-        eventually!(asked_for(&kafka.address, &topic).await == 2, "both are in both regions' own logs");
+        eventually!(asked_for(&kafka.address, &topic).await == 4, "all are in both regions' own logs");
     }
     own_kafka::delete_topic(&regions.kafka_b.address, &topic).await;
     eventually!(
-        asked_for(&regions.kafka_b.address, &topic).await == 2,
+        asked_for(&regions.kafka_b.address, &topic).await == 4,
         "b has them again, while its leader leads; now {}",
         asked_for(&regions.kafka_b.address, &topic).await
     );
     own_kafka::delete_topic(&regions.kafka_b.address, &topic).await;
     regions.b.synchronizer.kill();
     regions.b.synchronizer.start_again();
-    eventually!(asked_for(&regions.kafka_b.address, &topic).await == 2, "b has them from a");
+    eventually!(asked_for(&regions.kafka_b.address, &topic).await == 4, "b has them from a");
+}
+
+/// What an author has written in a chat, and another chat whole; what is written later is the author's, and the chat stays away.
+async fn whole_scopes_asked_for_in_b(regions: &Regions, in_b: &[(&str, &str)], copies: [&PgPool; 2]) {
+    let vendor = regions.a.vendor();
+    let chats = [vendor.create_chat("Of several").await, vendor.create_chat("Not to be left").await];
+    let of_bob = vendor.post_as("Bob", &chats[0], "by Bob").await;
+    let [of_ada, in_other] = [vendor.post(&chats[0], "by Ada").await, vendor.post(&chats[1], "there").await];
+    for pool in copies {
+        for message in [&of_bob, &of_ada, &in_other] {
+            eventually!(stored(pool, message).await.is_some(), "it is in both copies");
+        }
+    }
+    does_with(&regions.a, in_b, &["erase", "--chat", &chats[0], "--author", "Bob"]).await;
+    does_with(&regions.a, in_b, &["erase", "--chat", &chats[1]]).await;
+    let heard = async |pool: &PgPool, message: &str| stored(pool, message).await.unwrap().1.is_some();
+    for pool in copies {
+        eventually!(!heard(pool, &of_bob).await && !heard(pool, &in_other).await, "it is erased in both");
+        assert!(heard(pool, &of_ada).await, "and nothing else");
+    }
+    let (after, later) = (vendor.post(&chats[1], "later").await, vendor.post_as("Bob", &chats[0], "Bob is back").await);
+    for pool in copies {
+        eventually!(stored(pool, &later).await.is_some_and(|row| row.1.is_some()), "what comes later is stored");
+        assert_eq!(stored(pool, &after).await, None, "but not in a chat that is erased");
+    }
 }
 
 /// What one region has not heard of yet it may go on appending: the other one says so.
@@ -418,6 +451,9 @@ async fn asked_for_while_apart(
     // The copy may still have the row: then it exits 1.
     let said = printed(&tool_with(&regions.a, in_b, &["verify", "--erased"]).await);
     assert!(said.contains("region a has NOT SAID that it knows of it"), "{said}");
+    let unheard = "chat_sync_erasures_unheard{region=\"a\"}";
+    let unheard_in_b = async || metrics::value(&regions.b.synchronizer_address, unheard).await;
+    eventually!(unheard_in_b().await == Some(1.0), "and so does the metric");
     for way in [&regions.to_a, &regions.to_b] {
         way.restore();
     }
@@ -425,6 +461,7 @@ async fn asked_for_while_apart(
         eventually!(stored(pool, message).await == Some((None, None, 0)), "it is erased in both");
     }
     eventually!(!erased_in_b().await.contains("NOT SAID"), "both know of it");
+    eventually!(unheard_in_b().await == Some(0.0), "{:?}", unheard_in_b().await);
 }
 
 /// How many erasures stand in a region's own topic, whatever was appended twice.

@@ -84,6 +84,15 @@ async fn what_is_loaded_comes_from_the_replica_while_the_primary_is_away() {
     let url = format!("http://{}/api/chats/{chat}/messages", pipeline.internal_address);
     let page = async || http::get(url.clone()).await.ok()?.text().await.ok();
     eventually!(page().await.is_some_and(|page| page.contains(&message)), "older ones come from the replica alone");
+    vendor.edit(&chat, &message, "edited while it is away").await;
+    eventually!(
+        late.text(&chat, &message).flatten().is_some_and(|text| text.starts_with("edited")),
+        "the edit is shown"
+    );
+    let page = page().await.unwrap();
+    let has_all =
+        page.contains("edited while it is away") && page.contains(&live) && page.contains(r#""behind":false"#);
+    assert!(has_all, "what the replica lacks of older ones the log has: {page}");
     assert_eq!(late.screen().backwards, Vec::<String>::new());
 }
 

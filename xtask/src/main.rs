@@ -47,7 +47,7 @@ enum Task {
     /// Release build, real servers, each figure next to what people would use instead; tables on the screen, JSON in
     /// target/. Without a name, all of them.
     Bench {
-        /// writer, gate, latency, ingest, whole
+        /// Only these: writer, gate, fan_out, crowd, pods, flood, latency, ingest, whole, regions, verify
         only: Vec<String>,
     },
     /// Take away, one at a time, what a promise rests on, and show that a named test goes red (half an hour; what is

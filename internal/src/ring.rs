@@ -22,6 +22,8 @@ pub struct Ring {
     live_from: u64,
     /// The name of the last marker that was read.
     marker: Option<Arc<str>>,
+    /// Whether this process has read another log, or another part of it, in this one's place before.
+    is_another: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +47,17 @@ impl Ring {
     /// An empty ring whose first record will be the one at `start` or later; records before `live_from` are
     /// remembered, but nobody gets them pushed.
     pub fn new(capacity: usize, start: u64, live_from: u64) -> Self {
-        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, live_from, marker: None }
+        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, live_from, marker: None, is_another: false }
+    }
+
+    /// It takes the place of another one.
+    pub fn in_place_of_another(self) -> Self {
+        Self { is_another: true, ..self }
+    }
+
+    /// Whether everything is here that the log ever held, and no marker is among it: it is of a region that has never polled.
+    pub fn is_whole_and_unmarked(&self) -> bool {
+        !self.is_another && self.start() == 0 && self.marker.is_none()
     }
 
     /// Whether everything after the ring's end will be pushed.

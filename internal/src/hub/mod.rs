@@ -17,7 +17,7 @@ mod plan;
 mod pushes;
 mod turns;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use contract::erasure::ErasureSet;
@@ -63,6 +63,8 @@ struct State {
     /// Of the changes topic; 0 until it is known.
     partitions: u32,
     rings: BTreeMap<TopicPartition, Ring>,
+    /// The partitions of which there ever was a ring.
+    begun: BTreeSet<TopicPartition>,
     /// The offsets up to which everything was pushed; the rings may be a batch ahead.
     published: BTreeMap<TopicPartition, u64>,
     fresh: Fresh,
@@ -142,6 +144,7 @@ impl Hub {
             state: Mutex::new(State {
                 partitions: 0,
                 rings: BTreeMap::new(),
+                begun: BTreeSet::new(),
                 published: BTreeMap::new(),
                 fresh: Fresh::default(),
                 pushes: Pushes::new(),
@@ -180,7 +183,9 @@ impl Hub {
             }
         }
         state.published.insert(at.clone(), start);
-        state.rings.insert(at, Ring::new(self.ring_capacity, start, live_from));
+        let ring = Ring::new(self.ring_capacity, start, live_from);
+        let is_first = state.begun.insert(at.clone());
+        state.rings.insert(at, if is_first { ring } else { ring.in_place_of_another() });
     }
 
     pub fn drop_partition(&self, at: &TopicPartition) {

@@ -164,11 +164,18 @@ fn own(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
     Ok(*offset)
 }
 
-/// By the marker: offsets differ between regions. Some records behind it the client has; they are newer to nobody.
+/// By the marker: offsets differ between regions. Some records behind it the client has; they are newer to nobody. Nor are
+/// those of a region that has never polled and has no marker therefore: all that it has is little.
 fn other(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
-    let marker = position.and_then(|position| position.marker.as_deref()).ok_or(Resumed::Impossible)?;
-    // One that is not there may not have come through the mirror yet.
-    ring.behind_marker(marker).filter(|_| ring.is_live()).ok_or(Resumed::Ahead)
+    if !ring.is_live() {
+        return Err(Resumed::Ahead);
+    }
+    match position.and_then(|position| position.marker.as_deref()) {
+        // One that is not there may not have come through the mirror yet.
+        Some(marker) => ring.behind_marker(marker).ok_or(Resumed::Ahead),
+        None if ring.is_whole_and_unmarked() => Ok(0),
+        None => Err(Resumed::Impossible),
+    }
 }
 
 /// What a topic of this region is called in another one: each mirrors the other's under its name.

@@ -354,6 +354,42 @@ fn v4_a_token_that_cannot_be_answered_exactly_is_not_answered() {
     assert_eq!(Token::decode("forged"), None);
 }
 
+/// It stands by, and appends a repair now and then; its mirror in the other region has no marker either.
+#[test]
+fn v4_of_a_region_that_never_polled_a_resume_brings_all_that_it_has() {
+    let mut world = world(3, 0);
+    let mirror = TopicPartition::new("b.chat-changes", 0);
+    world.hub.begin_partition(mirror.clone(), 0, 0);
+    let [repair, last] = [1, 2].map(|number| row("c", "m", &version(number)));
+    world.arrive(&repair);
+    world.arrive(&last);
+    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, fingerprint_at(offset), item)]);
+    mirrored(0, Item::Other);
+    mirrored(1, Item::Marker("b/7".into()));
+    let marker = |marker: Option<&str>| Position { offset: 9, marker: marker.map(str::to_owned) };
+    let there = [("chat-changes".to_owned(), marker(Some("b/7"))), ("a.chat-changes".to_owned(), marker(None))];
+    let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
+    let resume = |world: &World| (world.hub.resume(world.browser, "c", &token), world.sent());
+    let (resumed, sent) = resume(&world);
+    assert_eq!((resumed, &sent[0].1), (Resumed::Exactly, &versions(&[&last])));
+    world.hub.begin_partition(TopicPartition::new("chat-changes", 0), 0, 0);
+    assert_eq!(resume(&world).0, Resumed::Impossible, "another log is in its place, and nobody knows what it lacks");
+}
+
+#[test]
+fn v4_a_resume_from_the_other_region_knows_nothing_of_a_log_whose_beginning_it_has_not_or_that_has_markers() {
+    for (start, is_marked) in [(1, false), (0, true)] {
+        let mut world = world(3, start);
+        world.arrive(&row("c", "m", &version(1)));
+        if is_marked {
+            world.mark("a/1");
+        }
+        let there = [("a.chat-changes".to_owned(), Position { offset: 9, marker: None })];
+        let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
+        assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Impossible);
+    }
+}
+
 #[test]
 fn v4_a_resume_from_the_other_region_goes_by_markers() {
     let mut world = world(100, 0);

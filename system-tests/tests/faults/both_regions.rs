@@ -127,14 +127,22 @@ async fn leaves_a_silent_pod(trial: &mut RegionTrial, page: &Browser, chat: &str
     };
     let served_by = async || page.run("return document.getElementById('region').textContent").await;
     eventually!(served_by().await == "region a", "a serves the page");
+    let in_b = trial.regions.b.internal_address.clone();
+    let resumes = async || metrics::value(&in_b, "chat_sync_resumes_total").await.unwrap_or(0.0);
+    let before = resumes().await;
     trial.process(Side::A, Service::Internal).signal("STOP");
     let began = Instant::now();
     eventually!(served_by().await == "region b", "b serves it");
     let took = began.elapsed();
     let meanwhile = trial.vendor().post(chat, "while a's pod is silent").await;
     eventually!(page.shows(&meanwhile, "while a's pod is silent").await, "and shows what is new");
+    let resumed = resumes().await - before;
     trial.process(Side::A, Service::Internal).signal("CONT");
-    row.came_to(took <= Duration::from_secs(7), &format!("after {:.1} s the page was at b", took.as_secs_f64()));
+    let took_so_long = format!(
+        "after {:.1} s the page was at b, and {resumed} chats went on there without a load",
+        took.as_secs_f64()
+    );
+    row.came_to(took <= Duration::from_secs(7) && resumed >= 1.0, &took_so_long);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! A pod: its hub, and what `from_log` does with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, RwLock};
@@ -48,6 +48,7 @@ impl Pod {
             state: Mutex::new(State {
                 partitions: 1,
                 rings: BTreeMap::new(),
+                begun: BTreeSet::new(),
                 published: BTreeMap::new(),
                 fresh: Fresh::default(),
                 pushes: Pushes::remembering(MESSAGES),
@@ -180,6 +181,7 @@ impl Clone for Pod {
         };
         let copy = State {
             partitions: state.partitions,
+            begun: state.begun.clone(),
             rings: state.rings.clone(),
             published: state.published.clone(),
             fresh: state.fresh.clone(),

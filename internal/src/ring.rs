@@ -1,14 +1,19 @@
 //! The recent records of a partition. Pure: no I/O, no clock.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use lru::LruCache;
 use platform::event_log::{Fingerprint, Progress};
 
 use crate::shown::ShownMessage;
 
 /// How many bytes of rows one partition's ring keeps at most.
 const MAX_BYTES: usize = 16 << 20;
+
+/// Of how many leaders it is known which markers were read.
+const LEADERS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A partition's recent records, without gaps from `start` to `end`.
 #[derive(Debug, Clone)]
@@ -20,8 +25,11 @@ pub struct Ring {
     end: u64,
     /// The log's end when reading began: what lies before it is not pushed.
     live_from: u64,
-    /// The name of the last marker that was read.
+    /// The name of the last marker that was read, of those that came for the first time.
     marker: Option<Arc<str>>,
+    /// The greatest number of each leader's markers. What a mirror repeats tells nobody where it stands: behind a marker that
+    /// comes again there is nothing yet of what came behind it before.
+    numbers: LruCache<String, u64>,
     /// Whether this process has read another log, or another part of it, in this one's place before.
     is_another: bool,
 }
@@ -47,7 +55,16 @@ impl Ring {
     /// An empty ring whose first record will be the one at `start` or later; records before `live_from` are
     /// remembered, but nobody gets them pushed.
     pub fn new(capacity: usize, start: u64, live_from: u64) -> Self {
-        Self { entries: VecDeque::new(), capacity, bytes: 0, end: start, live_from, marker: None, is_another: false }
+        Self {
+            entries: VecDeque::new(),
+            capacity,
+            bytes: 0,
+            end: start,
+            live_from,
+            marker: None,
+            numbers: LruCache::new(LEADERS),
+            is_another: false,
+        }
     }
 
     /// It takes the place of another one.
@@ -55,7 +72,7 @@ impl Ring {
         Self { is_another: true, ..self }
     }
 
-    /// Whether everything is here that the log ever held, and no marker is among it: it is of a region that has never polled.
+    /// Whether everything is here that the log ever held, and no marker is among it: as of a region that has never polled.
     pub fn is_whole_and_unmarked(&self) -> bool {
         !self.is_another && self.start() == 0 && self.marker.is_none()
     }
@@ -69,7 +86,9 @@ impl Ring {
         let row = match item {
             Item::Message(message) => Some(message),
             Item::Marker(name) => {
-                self.marker = Some(name);
+                if self.is_new(&name) {
+                    self.marker = Some(name);
+                }
                 None
             }
             Item::Other => None,
@@ -81,6 +100,17 @@ impl Ring {
             let Some(entry) = self.entries.pop_front() else { break };
             self.bytes -= entry.row.as_ref().map_or(0, ShownMessage::weight);
         }
+    }
+
+    /// By its name, as leader/number.
+    fn is_new(&mut self, marker: &str) -> bool {
+        let Some((leader, number)) = marker.rsplit_once('/') else { return true };
+        let Ok(number) = number.parse::<u64>() else { return true };
+        if self.numbers.get(leader).is_some_and(|known| number <= *known) {
+            return false;
+        }
+        self.numbers.put(leader.to_owned(), number);
+        true
     }
 
     /// Nothing of some messages may be left, but that they were erased.
@@ -194,6 +224,17 @@ mod tests {
         assert_eq!(ring(10).behind_marker("x/1"), Some(12));
         assert_eq!(ring(10).behind_marker("x/2"), None);
         assert_eq!(ring(2).behind_marker("x/1"), None, "something behind it may be cut off");
+    }
+
+    #[test]
+    fn a_marker_that_is_repeated_tells_of_no_place() {
+        let mut ring = ring(3);
+        let mut push = |offset, name: &str| ring.push(offset, of(offset), Item::Marker(name.into()));
+        push(14, "x/2");
+        push(15, "x/1");
+        push(16, "y/1");
+        assert_eq!((ring.behind_marker("x/1"), ring.behind_marker("y/1")), (None, Some(17)), "it is cut off");
+        assert_eq!(ring.marker_before(16).as_deref(), Some("x/2"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ const isOfAnother = (copy) => copy?.byId.size > 0 && (copy.region ?? region()) !
 
 /** What is missing of the chat that is open. */
 function tellOf(copy) {
-  if (copy.byId.size) notice(copy.behind || copy.unsure.size ? "Some messages may still be missing here." : null);
+  if (copy.byId.size) notice(copy.behind || copy.doubted ? "Some messages may still be missing here." : null);
   else notice(copy.behind ? "Loading …" : "Nothing was written here yet.", copy.behind ? "loading" : "empty");
 }
 
@@ -200,42 +200,57 @@ function read(message) {
 async function fetchOlder(copy, limit = 100) {
   const asked = copy.floor;
   if (copy.complete || (!asked && !copy.empty)) return false;
-  const query = `limit=${limit}${asked ? `&before=${encodeURIComponent(asked.id)}` : ""}`;
-  const page = await fetchPage(copy, query);
+  const page = await fetchPage(copy, asked, limit);
   if (!page) return false; // the next scroll tries again
-  if (page.behind) fetchAgain(copy, query);
-  return copy.older(page, asked) && !copy.complete;
+  if (page.behind) copy.doubt(asked);
+  const came = copy.older(page, asked);
+  if (page.behind) readAgain();
+  return came && page.more;
 }
 
-/** Null where it cannot be had now. */
-async function fetchPage(copy, query) {
+/** The messages before one, or the last ones; null where they cannot be had now. */
+async function fetchPage(copy, asked, limit) {
+  const chat = [...copies].find(([, known]) => known === copy)?.[0];
+  const query = `limit=${limit}${asked ? `&before=${encodeURIComponent(asked.id)}` : ""}`;
   try {
-    const response = await ask(`/api/chats/${encodeURIComponent(chatOf(copy))}/messages?${query}`);
+    const response = await ask(`/api/chats/${encodeURIComponent(chat)}/messages?${query}`);
     return response.ok ? await response.json() : null;
   } catch {
     return null; // offline
   }
 }
 
-const chatOf = (copy) => [...copies].find(([, known]) => known === copy)?.[0];
+const AGAIN = 5_000; // ms
+let again = null;
 
-/** What a store gave that was far behind is fetched until it is as it should be. */
-function fetchAgain(copy, query) {
-  copy.unsure.add(query);
-  if (chatOf(copy) === open) tellOf(copy);
-  setTimeout(async () => {
-    if (chatOf(copy) === undefined) return;
-    const page = await fetchPage(copy, query);
-    const changed = copy.merge(page?.messages ?? []);
-    copy.unsure.delete(query);
-    if (!page || page.behind) fetchAgain(copy, query);
-    if (chatOf(copy) !== open) return;
+/** What a store gave of the open chat that was far behind is read until it is as it should be. */
+function readAgain(wait = AGAIN) {
+  clearTimeout(again);
+  const copy = copies.get(open);
+  if (!copy?.doubted) return;
+  tellOf(copy);
+  again = setTimeout(async () => {
+    await readDoubted(copy);
+    if (copy !== copies.get(open)) return;
     tellOf(copy);
-    soon(changed);
-  }, AGAIN);
+    readAgain(Math.min(2 * wait, 12 * AGAIN));
+  }, wait);
 }
 
-const AGAIN = 5_000; // ms
+/** From where it is in doubt to what is shown first; whatever cannot be had now stays in doubt. */
+async function readDoubted(copy) {
+  const doubted = copy.doubted;
+  for (let from = doubted.before, more = true; more; ) {
+    const page = await fetchPage(copy, from, 500);
+    if (!page || page.behind || doubted !== copy.doubted) return;
+    const changed = copy.merge(page.messages);
+    if (copy === copies.get(open)) soon(changed);
+    from = page.messages[0];
+    more = page.more && from && copy.floor && before(copy.floor, from);
+  }
+  copy.doubted = null;
+}
+
 let counting = null;
 
 /** Asks how often the edited messages in the page were edited, a moment after they have come. */
@@ -297,6 +312,7 @@ function route() {
     if (message) goTo(message);
   }
   link.subscribe(open, copy.resume);
+  readAgain();
 }
 
 list.addEventListener("keydown", (event) => {

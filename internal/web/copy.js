@@ -20,7 +20,7 @@ export class Copy {
     this.complete = false; // whether that part begins with the chat's first message
     this.resume = null;
     this.behind = true; // until a load that is not
-    this.unsure = new Set(); // the questions for older messages whose answers may lack something
+    this.doubted = null; // from where back older messages may not be as they should: { before: a message, or null }
     this.region = null; // where the one is that served it last
     this.title = null; // of the chat, as it was listed last
   }
@@ -84,13 +84,19 @@ export class Copy {
   }
 
   /** A page of older messages, asked for when the floor was `asked`; one that comes late is no use. */
-  older({ messages, more }, asked) {
+  older({ messages, more, behind }, asked) {
     this.merge(messages);
     if (this.floor?.id !== asked?.id) return false;
     this.empty = false;
     if (messages.length) this.floor = messages[0];
-    this.complete = !more;
+    this.complete = !more && !behind;
     return true;
+  }
+
+  /** What lies before this message, or at the end, came from a store that was far behind. */
+  doubt(message) {
+    const known = this.doubted?.before;
+    if (!this.doubted || (known && (!message || before(known, message)))) this.doubted = { before: message };
   }
 
   /** What can be shown without a hole, oldest first. */

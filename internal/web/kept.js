@@ -26,7 +26,7 @@ export function keep(viewer, copies) {
 
 /** Not what lies before a hole, nor what came from far behind: nobody knows whether it is still so. */
 function isWhole(copy) {
-  return copy.resume && !copy.unsure.size && copy.order.length <= MESSAGES && copy.shown().length === copy.order.length;
+  return copy.resume && !copy.doubted && copy.order.length <= MESSAGES && copy.shown().length === copy.order.length;
 }
 
 /** The copies as they were, by chat; none of what somebody else was shown. */

@@ -129,8 +129,9 @@ impl Erasures {
     }
 
     /// This one was appended to the own topic; that it is not read yet is no reason to do it again.
-    pub fn note_here(&self, erasure: Erasure) {
-        self.here.write().unwrap_or_else(PoisonError::into_inner).insert(erasure);
+    /// Gives whether that is news.
+    pub fn note_here(&self, erasure: Erasure) -> bool {
+        self.here.write().unwrap_or_else(PoisonError::into_inner).insert(erasure)
     }
 
     /// Waits until those that were there at the beginning are known. Nothing may be appended before that.
@@ -166,8 +167,9 @@ impl Erasures {
                 self.there.write().unwrap_or_else(PoisonError::into_inner).remove(&at.topic);
             }
             Told::Record(record) => {
-                self.take(record, to_log.is_own_erasures(&record.at.topic));
-                self.tell_of_others(to_log);
+                if self.take(record, to_log.is_own_erasures(&record.at.topic)) {
+                    self.tell_of_others(to_log);
+                }
             }
             Told::CaughtUp => {
                 self.here_is_known.store(true, Ordering::Relaxed);
@@ -198,22 +200,26 @@ impl Erasures {
         self.set().iter().filter(|erasure| !has(erasure)).count()
     }
 
-    fn take(&self, record: &LogRecord, here: bool) {
+    /// Gives whether it is news.
+    fn take(&self, record: &LogRecord, here: bool) -> bool {
         match Erasure::decode(&record.value) {
             Ok(erasure) => {
-                if here {
-                    self.note_here(erasure.clone());
+                let of_topic = if here {
+                    self.note_here(erasure.clone())
                 } else {
                     let mut there = self.there.write().unwrap_or_else(PoisonError::into_inner);
-                    there.entry(record.at.topic.clone()).or_default().insert(erasure.clone());
-                }
-                if self.set.write().unwrap_or_else(PoisonError::into_inner).insert(erasure) {
+                    there.entry(record.at.topic.clone()).or_default().insert(erasure.clone())
+                };
+                let of_all = self.set.write().unwrap_or_else(PoisonError::into_inner).insert(erasure);
+                if of_all {
                     self.changed.send_replace(());
                 }
+                of_topic || of_all
             }
             Err(error) => {
                 metrics::counter!("chat_sync_erasures_unreadable_total").increment(1);
                 tracing::error!(%error, at = %record.at, offset = record.offset, "an erasure cannot be read");
+                false
             }
         }
     }

@@ -37,6 +37,8 @@ pub struct Args {
 
 /// More than a leader may take to read what stands in its own log, and to finish what it appends.
 const HEARD: Duration = Duration::from_secs(3600);
+/// A thousand years: whatever is kept for longer is kept for ever.
+const AGES: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 /// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(500);
 /// How far the vendor's clock may be ahead of this one.
@@ -88,9 +90,11 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("erased {before} from this copy, with their history");
-    match kept(world).await?.and_then(|kept| forgotten_by(Timestamp::now(), kept)) {
-        Some(by) => println!("the log forgets what it holds of them by {by}"),
-        None => println!("{FOR_EVER}"),
+    match Kept::of(world).await {
+        Kept::For(kept) => {
+            println!("the log forgets what it holds of them by {}", forgotten_by(Timestamp::now(), kept))
+        }
+        other => println!("{other}"),
     }
     if world.settings.others().next().is_some() {
         println!("once the other regions know of it too: `chat-sync verify --erased` says whether and when");
@@ -98,33 +102,53 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of a log that deletes nothing because of its age.
-pub const FOR_EVER: &str = "the log may hold it for ever: it deletes nothing because of its age";
-
-/// How long the log keeps what is appended to it, here and from the other regions; `None` where it may be for ever. A mirrored
-/// topic is set as the one that it mirrors.
-///
-/// # Errors
-/// If the log cannot be asked.
-pub async fn kept(world: &World) -> Result<Option<Duration>, LogError> {
-    let own = Topics::with_suffix(&world.settings.topic_suffix).changes;
-    let mut longest = Duration::ZERO;
-    for topic in std::iter::once(own.clone()).chain(world.settings.mirrored(&own)) {
-        if world.log.partitions(&topic).await?.is_none() {
-            continue;
-        }
-        match world.log.kept(&topic).await? {
-            Some(kept) => longest = longest.max(kept),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(longest))
+/// How long the log keeps what is appended to it, here and from the other regions: a mirrored topic is set as the one that it
+/// mirrors.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    For(Duration),
+    ForEver,
+    /// Why nobody can tell.
+    Unknown(String),
 }
 
-/// When the log has forgotten what was appended before this was asked for or taken; `None` if that is beyond all times.
-pub fn forgotten_by(taken: Timestamp, kept: Duration) -> Option<Timestamp> {
-    let micros = u64::try_from(HEARD.saturating_add(kept).as_micros()).ok()?;
-    Timestamp::from_micros(taken.micros().checked_add(micros)?).ok()
+impl Kept {
+    pub async fn of(world: &World) -> Self {
+        let own = Topics::with_suffix(&world.settings.topic_suffix).changes;
+        let mut longest = Duration::ZERO;
+        for topic in std::iter::once(own.clone()).chain(world.settings.mirrored(&own)) {
+            match of_topic(world, &topic).await {
+                Ok(Some(kept)) if kept < AGES => longest = longest.max(kept),
+                Ok(_) => return Self::ForEver,
+                Err(error) => return Self::Unknown(error.to_string()),
+            }
+        }
+        Self::For(longest)
+    }
+}
+
+/// Of a topic that is not there, no time at all.
+async fn of_topic(world: &World, topic: &str) -> Result<Option<Duration>, LogError> {
+    match world.log.partitions(topic).await? {
+        Some(_) => world.log.kept(topic).await,
+        None => Ok(Some(Duration::ZERO)),
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(kept) => write!(f, "the log may hold it for {} hours", kept.as_secs().div_ceil(3600)),
+            Self::ForEver => f.write_str("the log may hold it for ever: it deletes nothing because of its age"),
+            Self::Unknown(why) => write!(f, "nobody can tell how long the log holds it: {why}"),
+        }
+    }
+}
+
+/// When the log has forgotten what was appended before this was asked for or taken.
+pub fn forgotten_by(taken: Timestamp, kept: Duration) -> Timestamp {
+    let micros = u64::try_from(HEARD.saturating_add(kept).as_micros()).unwrap_or(u64::MAX);
+    Timestamp::from_micros(taken.micros().saturating_add(micros)).unwrap_or(taken)
 }
 
 /// When the newest of what it may cover was written, by the vendor's clock, which may be ahead of this one.

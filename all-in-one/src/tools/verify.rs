@@ -20,7 +20,7 @@ use synchronizer::erasures::{Barred, Standing};
 use synchronizer::postgres_stored::PostgresStored;
 use synchronizer::verify::{Difference, How, Report, Verify};
 
-use super::erase::{FOR_EVER, Remains, forgotten_by, kept, remains};
+use super::erase::{Kept, Remains, forgotten_by, remains};
 use super::{World, reached};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -125,26 +125,29 @@ struct Erased<'a> {
     erasure: &'a Erasure,
     #[serde(flatten)]
     left: Remains,
-    /// When the log has forgotten what was appended before all regions knew of it; `null` while one has not said so, and where
-    /// the log deletes nothing because of its age.
+    /// When the log has forgotten what was appended before all regions knew of it; `null` while one has not said so, where the
+    /// log deletes nothing because of its age, and where nobody can tell.
     log_forgets_by: Option<Timestamp>,
     /// The regions whose logs do not say so.
     not_heard_in: Vec<String>,
     #[serde(skip)]
-    kept: Option<Duration>,
+    kept: Kept,
 }
 
 async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Result<ExitCode> {
     let asked_for: Vec<Erasure> = erasures.set.iter().cloned().collect();
     let letters = letters_left(&*world.stored, &asked_for).await?;
-    let kept = kept(world).await?;
+    let kept = Kept::of(world).await;
     let mut all = Vec::new();
     for (number, erasure) in asked_for.iter().enumerate() {
         let of_it = letters.iter().filter(|(_, about)| about.contains(&number)).count() as u64;
         let left = remains(&*world.stored, erasure, of_it).await?;
         let Barred { since, not_in } = erasures.barred(erasure);
-        let log_forgets_by = kept.filter(|_| not_in.is_empty()).and_then(|kept| forgotten_by(since, kept));
-        all.push(Erased { erasure, left, log_forgets_by, not_heard_in: not_in, kept });
+        let log_forgets_by = match kept {
+            Kept::For(kept) if not_in.is_empty() => Some(forgotten_by(since, kept)),
+            _ => None,
+        };
+        all.push(Erased { erasure, left, log_forgets_by, not_heard_in: not_in, kept: kept.clone() });
     }
     all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));
     let versions = world.stored.erased_versions().await?;
@@ -177,11 +180,10 @@ fn print_erased(erased: &Erased<'_>) {
     let log = match log_forgets_by {
         Some(by) if *by > Timestamp::now() => format!("the log may hold it until {by}"),
         Some(_) => "the log has forgotten it".to_owned(),
-        None if not_heard_in.is_empty() => FOR_EVER.to_owned(),
+        None if not_heard_in.is_empty() => kept.to_string(),
         None => format!(
-            "region {} has NOT SAID that it knows of it: the log may be given more of it there, and hold it {} after that",
+            "region {} has NOT SAID that it knows of it: the log may be given more of it there; of what it is given, {kept}",
             not_heard_in.join(", "),
-            kept.map_or("for ever".to_owned(), |kept| format!("for {} hours", kept.as_secs().div_ceil(3600))),
         ),
     };
     let words = if left.is_nothing() { "no row left".to_owned() } else { format!("{left} LEFT") };

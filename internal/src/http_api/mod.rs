@@ -183,7 +183,7 @@ async fn messages(
     if app.hub.hides_chat(&chat) {
         return Err(no_chat());
     }
-    let (mut before, mut at_once) = (window.before, limit);
+    let (mut before, mut at_once, mut was_behind) = (window.before, limit, false);
     loop {
         let older = match app.copy.messages(&chat, before.as_deref(), at_once).await? {
             Page::Messages(older) => older,
@@ -192,22 +192,20 @@ async fn messages(
         };
         until_read(&app.hub, &chat, &older.snapshot).await;
         let oldest = older.snapshot.messages.first().map(|row| row.id.clone());
-        let OlderPage { mut messages, mut more, behind } = app.hub.older(&chat, older);
+        let OlderPage { messages, more, behind } = app.hub.older(&chat, older, limit as usize);
+        was_behind |= behind;
         // A page of which nothing may be shown would tell nobody where the next one begins.
         if messages.is_empty() && more && oldest.is_some() {
             (before, at_once) = (oldest, MAX_LIMIT);
             continue;
         }
-        let cut = messages.len().saturating_sub(limit as usize);
-        more |= cut > 0;
-        messages.drain(..cut);
-        return Ok(Json(json!({ "messages": messages, "more": more, "behind": behind })).into_response());
+        return Ok(Json(json!({ "messages": messages, "more": more, "behind": was_behind })).into_response());
     }
 }
 
 /// The log may have brought what the store does not have yet.
 fn no_place(hub: &Hub, chat: &str, before: Option<&str>) -> Problem {
-    if before.is_some_and(|message| hub.pushed(chat, message).is_some()) {
+    if before.is_some_and(|message| hub.has_read_of(chat, message)) {
         let why = "the copy has not stored this message yet; ask again";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "behind", why);
     }

@@ -13,6 +13,7 @@ mod fan_out;
 mod fresh;
 #[cfg(test)]
 mod model;
+mod older;
 mod plan;
 mod pushes;
 mod turns;
@@ -27,7 +28,7 @@ use platform::event_log::{Fingerprint, TopicPartition};
 
 use crate::access::Viewer;
 use crate::config::Settings;
-use crate::copy::{Older, Snapshot};
+use crate::copy::Snapshot;
 use crate::receipts::Positions;
 use crate::resume::{Position, Token};
 use crate::ring::{Item, Ring};
@@ -40,8 +41,8 @@ pub use chats::Known;
 use fan_out::Framed;
 use fresh::Fresh;
 pub use fresh::Gap;
-pub use plan::OlderPage;
-use plan::{judge_resume, plan_load, plan_older};
+pub use older::OlderPage;
+use plan::{judge_resume, plan_load};
 pub use pushes::Pushed;
 use pushes::{Early, Given, Name, Pushes, keep_newest, name_of};
 pub use turns::QUANTUM;
@@ -349,11 +350,6 @@ impl Hub {
             let stored = ring.stored_below(snapshot.progress.get(at));
             stored.is_some_and(|stored| stored >= ring.start())
         })
-    }
-
-    /// A page of older messages as they are now.
-    pub fn older(&self, chat: &str, older: Older) -> OlderPage {
-        plan_older(&self.lock(), chat, older, |row| self.hides(row))
     }
 
     /// Step 3: the load, then what was kept, then live.

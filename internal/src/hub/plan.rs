@@ -1,10 +1,10 @@
-//! What a load and a page of older messages consist of, and whether a resume can be exact. Pure.
+//! What a load consists of, and whether a resume can be exact. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::pushes::name_of;
 use super::{Resumed, State, position};
-use crate::copy::{Older, Snapshot};
+use crate::copy::Snapshot;
 use crate::resume::{Position, Token};
 use crate::ring::Ring;
 use crate::shown::ShownMessage;
@@ -49,42 +49,27 @@ pub(super) fn plan_load(
     Plan { window, outside, more, positions, behind }
 }
 
-/// Messages before a place, oldest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OlderPage {
-    pub messages: Vec<ShownMessage>,
-    /// Whether there are older ones.
-    pub more: bool,
-    /// Whether the log has more than the store, and not within reach any more: some may be missing, or be newer by now.
+/// What is known of a chat from a place on: the store's rows, and what the log has beyond them.
+pub(super) struct Known<'a> {
+    /// By place.
+    pub rows: Vec<ShownMessage>,
+    /// The messages of which the log has something beyond the store.
+    pub from_ring: HashSet<&'a str>,
+    /// Whether the log has more than that, and not within reach any more.
     pub behind: bool,
 }
 
-pub(super) fn plan_older(state: &State, chat: &str, older: Older, hides: impl Fn(&ShownMessage) -> bool) -> OlderPage {
-    let Older { snapshot, more, before } = older;
-    let floor = snapshot.messages.first().map(|oldest| (oldest.created_at, oldest.id.clone())).filter(|_| more);
-    let Known { rows: mut messages, behind, .. } = known(state, chat, snapshot, hides);
-    messages.retain(|row| {
-        floor.as_ref().is_none_or(|(time, id)| row.place() >= (*time, id.as_str()))
-            && before.as_ref().is_none_or(|(time, id)| row.place() < (*time, id.as_str()))
-    });
-    OlderPage { messages, more, behind }
-}
-
-/// What is known of a chat from a place on: the store's rows, and what the log has beyond them.
-struct Known<'a> {
-    /// By place.
-    rows: Vec<ShownMessage>,
-    /// The messages of which the log has something beyond the store.
-    from_ring: HashSet<&'a str>,
-    /// Whether the log has more than that, and not within reach any more.
-    behind: bool,
-}
-
-fn known<'a>(state: &'a State, chat: &'a str, snapshot: Snapshot, hides: impl Fn(&ShownMessage) -> bool) -> Known<'a> {
+/// But for what is `left_out`.
+pub(super) fn known<'a>(
+    state: &'a State,
+    chat: &'a str,
+    snapshot: Snapshot,
+    left_out: impl Fn(&ShownMessage) -> bool,
+) -> Known<'a> {
     // What the store had may be older than an erasure whose record the ring does not reach back to.
     let is_erased_since =
         |message: &ShownMessage| !message.version.is_erased() && state.erased.contains(&name_of(message));
-    let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message) && !hides(message));
+    let messages = snapshot.messages.into_iter().filter(|message| !is_erased_since(message) && !left_out(message));
     let mut rows: HashMap<String, ShownMessage> = messages.map(|message| (message.id.clone(), message)).collect();
     // Until the partitions are known, nothing is known to be complete.
     let mut behind = state.partitions == 0 || state.rings_of(chat).next().is_none();
@@ -96,7 +81,7 @@ fn known<'a>(state: &'a State, chat: &'a str, snapshot: Snapshot, hides: impl Fn
         from_ring.extend(ring.rows(chat, ring.unstored_from(progress)));
     }
     from_ring.extend(state.early.rows(chat));
-    from_ring.retain(|row| !hides(row));
+    from_ring.retain(|row| !left_out(row));
     for row in &from_ring {
         let newest = rows.entry(row.id.clone()).or_insert_with(|| (*row).clone());
         if row.version > newest.version {
@@ -132,13 +117,14 @@ pub(super) fn judge_resume(
     if token.chat != chat || token.partition != state.partition_of(chat) {
         return Err(Resumed::Impossible);
     }
-    let (mut from, mut ahead) = (BTreeMap::new(), false);
+    let is_own = token.region == region;
+    let called = |topic: &str| if is_own { topic.to_owned() } else { there(topic, region, &token.region) };
+    // A topic that this pod has not found yet may have what the client lacks.
+    let here: HashSet<String> = state.rings_of(chat).map(|(at, _)| called(&at.topic)).collect();
+    let (mut from, mut ahead) = (BTreeMap::new(), !token.positions.keys().all(|topic| here.contains(topic)));
     for (at, ring) in state.rings_of(chat) {
-        let offset = if token.region == region {
-            own(ring, token.positions.get(&*at.topic))
-        } else {
-            other(ring, token.positions.get(&there(&at.topic, region, &token.region)))
-        };
+        let position = token.positions.get(&called(&at.topic));
+        let offset = if is_own { own(ring, position) } else { other(ring, chat, position) };
         match offset {
             Ok(offset) => drop(from.insert(at.topic.to_string(), offset)),
             Err(Resumed::Ahead) => ahead = true,
@@ -164,16 +150,19 @@ fn own(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
     Ok(*offset)
 }
 
+/// How many rows of a chat a region that never polled may have for a resume to bring them all.
+const MOST_UNMARKED: usize = 100;
+
 /// By the marker: offsets differ between regions. Some records behind it the client has; they are newer to nobody. Nor are
 /// those of a region that has never polled and has no marker therefore: all that it has is little.
-fn other(ring: &Ring, position: Option<&Position>) -> Result<u64, Resumed> {
+fn other(ring: &Ring, chat: &str, position: Option<&Position>) -> Result<u64, Resumed> {
     if !ring.is_live() {
         return Err(Resumed::Ahead);
     }
     match position.and_then(|position| position.marker.as_deref()) {
         // One that is not there may not have come through the mirror yet.
         Some(marker) => ring.behind_marker(marker).ok_or(Resumed::Ahead),
-        None if ring.is_whole_and_unmarked() => Ok(0),
+        None if ring.is_whole_and_unmarked() && ring.rows(chat, 0).nth(MOST_UNMARKED).is_none() => Ok(0),
         None => Err(Resumed::Impossible),
     }
 }

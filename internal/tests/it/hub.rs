@@ -4,9 +4,9 @@ use std::sync::Arc;
 use contract::Timestamp;
 use contract::erasure::{Erasure, Scope};
 use internal::access::Viewer;
-use internal::copy::{Older, Snapshot};
+use internal::copy::Snapshot;
 use internal::gate_suite::{fingerprint_at, progress_to, row, version};
-use internal::hub::{Hub, Loaded, OlderPage, Resumed, Update};
+use internal::hub::{Hub, Loaded, Resumed, Update};
 use internal::resume::{Position, Token};
 use internal::ring::Item;
 use internal::shown::ShownMessage;
@@ -49,7 +49,7 @@ impl World {
         Update { at: self.at.clone(), offset, row: row.clone(), early: false, answer: "" }
     }
 
-    fn mark(&mut self, name: &str) {
+    pub fn mark(&mut self, name: &str) {
         self.hub.append([(self.at.clone(), self.next, fingerprint_at(self.next), Item::Marker(name.into()))]);
         self.next += 1;
     }
@@ -268,44 +268,6 @@ fn an_edit_of_a_message_before_the_window_comes_with_the_load() {
     assert_eq!(frame["outside"][0]["version"], edit.version.as_str());
 }
 
-/// Its text tells its version; created so many milliseconds after the beginning.
-fn at(id: &str, number: u32, created: u64) -> ShownMessage {
-    ShownMessage { created_at: Timestamp::from_micros(1000 * created).unwrap(), ..row("c", id, &version(number)) }
-}
-
-/// The stored ones before another, of a store that has the records before `applied`, and has older ones.
-fn older(world: &World, stored: &[&ShownMessage], before: &ShownMessage, applied: u64) -> OlderPage {
-    let before = Some((before.created_at, before.id.clone()));
-    world.hub.older("c", Older { snapshot: world.snapshot(stored, applied), more: true, before })
-}
-
-#[test]
-fn v1_a_page_of_older_messages_has_what_the_log_has_beyond_the_store() {
-    let mut world = world(100, 0);
-    let [oldest, first, second, newest] = [("a", 10), ("m", 20), ("n", 30), ("z", 40)].map(|(id, ms)| at(id, 1, ms));
-    let (edit, late, before_it) = (at("m", 2, 20), at("late", 2, 25), at("b", 2, 15));
-    let rows = [&oldest, &first, &second, &newest, &edit, &late, &before_it];
-    rows.into_iter().for_each(|row| world.arrive(row));
-    let page = older(&world, &[&first, &second], &newest, 4);
-    assert_eq!(versions(&page.messages.iter().collect::<Vec<_>>()), versions(&[&edit, &late, &second]));
-    assert_eq!((page.messages[1].id.as_str(), page.more, page.behind), ("late", true, false));
-    world.hub.note_erasure(Erasure {
-        chat_id: "c".into(),
-        scope: Scope::Message { message_id: "m".into() },
-        erased_at: Timestamp::default(),
-    });
-    assert_eq!(older(&world, &[&first, &second], &newest, 4).messages, [late, second], "but nothing to be erased");
-}
-
-#[test]
-fn a_page_of_older_messages_says_when_the_store_is_further_behind_than_the_ring_reaches() {
-    let mut world = world(2, 0);
-    let [first, newest] = [("m", 20), ("z", 40)].map(|(id, ms)| at(id, 1, ms));
-    (1..5).for_each(|number| world.arrive(&at("m", number, 20)));
-    assert!(older(&world, &[&first], &newest, 1).behind);
-    assert!(!older(&world, &[&first], &newest, 2).behind);
-}
-
 #[test]
 fn v4_a_resume_brings_exactly_what_was_missed() {
     let mut world = world(100, 0);
@@ -352,86 +314,6 @@ fn v4_a_token_that_cannot_be_answered_exactly_is_not_answered() {
     assert_eq!(resume(&Token { chat: "d".into(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(resume(&Token { positions: BTreeMap::new(), ..token.clone() }), Resumed::Impossible);
     assert_eq!(Token::decode("forged"), None);
-}
-
-/// It stands by, and appends a repair now and then; its mirror in the other region has no marker either.
-#[test]
-fn v4_of_a_region_that_never_polled_a_resume_brings_all_that_it_has() {
-    let mut world = world(3, 0);
-    let mirror = TopicPartition::new("b.chat-changes", 0);
-    world.hub.begin_partition(mirror.clone(), 0, 0);
-    let [repair, last] = [1, 2].map(|number| row("c", "m", &version(number)));
-    world.arrive(&repair);
-    world.arrive(&last);
-    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, fingerprint_at(offset), item)]);
-    mirrored(0, Item::Other);
-    mirrored(1, Item::Marker("b/7".into()));
-    let marker = |marker: Option<&str>| Position { offset: 9, marker: marker.map(str::to_owned) };
-    let there = [("chat-changes".to_owned(), marker(Some("b/7"))), ("a.chat-changes".to_owned(), marker(None))];
-    let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
-    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
-    assert_eq!(world.sent()[0].1, versions(&[&last]));
-    world.hub.begin_partition(TopicPartition::new("chat-changes", 0), 0, 0);
-    let later = world.hub.connect(Arc::new(Outbox::default()), anybody());
-    let resumed = world.hub.resume(later, "c", &token);
-    assert_eq!(resumed, Resumed::Impossible, "another log is in its place, and nobody knows what it lacks");
-}
-
-#[test]
-fn v4_a_resume_from_the_other_region_knows_nothing_of_a_log_whose_beginning_it_has_not_or_that_has_markers() {
-    for (start, is_marked) in [(1, false), (0, true)] {
-        let mut world = world(3, start);
-        world.arrive(&row("c", "m", &version(1)));
-        if is_marked {
-            world.mark("a/1");
-        }
-        let there = [("a.chat-changes".to_owned(), Position { offset: 9, marker: None })];
-        let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
-        assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Impossible);
-    }
-}
-
-#[test]
-fn v4_a_resume_from_the_other_region_goes_by_markers() {
-    let mut world = world(100, 0);
-    let mirror = TopicPartition::new("b.chat-changes", 0);
-    world.hub.begin_partition(mirror.clone(), 0, 0);
-    let mirrored = |offset, item| world.hub.append([(mirror.clone(), offset, fingerprint_at(offset), item)]);
-    let [before, behind, local] = [1, 2, 3].map(|number| row("c", &format!("m{number}"), &version(number)));
-    mirrored(0, Item::Marker("b/6".into()));
-    mirrored(1, Item::Message(before));
-    mirrored(2, Item::Marker("b/7".into()));
-    mirrored(3, Item::Message(behind.clone()));
-    world.mark("a/2");
-    world.mark("a/3");
-    world.arrive(&local);
-    // Offsets of that region are no offsets of this one.
-    let position = |offset, marker: &str| Position { offset, marker: Some(marker.into()) };
-    let there =
-        [("chat-changes".to_owned(), position(9_000, "b/7")), ("a.chat-changes".to_owned(), position(7, "a/3"))];
-    let token = Token { region: "b".into(), chat: "c".into(), partition: 0, positions: there.into() };
-    assert_eq!(world.hub.resume(world.browser, "c", &token), Resumed::Exactly);
-    let sent: Vec<_> = world.sent().into_iter().flat_map(|(_, versions, _)| versions).collect();
-    assert_eq!(sent, versions(&[&behind, &local]), "what lies behind the markers, of both topics");
-    // A position of this region comes even if nothing was missed.
-    world.hub.append([(mirror.clone(), 4, fingerprint_at(4), Item::Marker("b/8".into()))]);
-    world.mark("a/4");
-    let last = [("chat-changes".to_owned(), position(9_100, "b/8")), ("a.chat-changes".to_owned(), position(8, "a/4"))];
-    assert_eq!(
-        world.hub.resume(world.browser, "c", &Token { positions: last.into(), ..token.clone() }),
-        Resumed::Exactly
-    );
-    let (kind, rows, own) = world.sent().pop().unwrap();
-    assert_eq!((kind.as_str(), rows.len(), own.unwrap().region.as_str()), ("update", 0, "a"));
-    let with = |topic: &str, position: Option<Position>| {
-        let mut other = token.clone();
-        other.positions.remove(topic);
-        other.positions.extend(position.map(|position| (topic.to_owned(), position)));
-        world.hub.resume(world.browser, "c", &other)
-    };
-    assert_eq!(with("chat-changes", Some(position(9_000, "b/9"))), Resumed::Ahead, "not mirrored yet, or long gone");
-    assert_eq!(with("chat-changes", None), Resumed::Impossible, "a topic that the other region did not have");
-    assert_eq!(with("a.chat-changes", Some(Position { offset: 7, marker: None })), Resumed::Impossible);
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod access;
 mod gate;
 mod hub;
 mod never_older;
+mod older;
+mod other_region;
 mod receipts;
 mod shared_copy;
 mod socket;

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use platform::event_log::kafka::Kafka;
 use platform::event_log::{EventLog, TopicSpec};
+use platform::eventually;
 use platform::testing::{server, unique_suffix};
 
 fn kafka() -> Option<Arc<dyn EventLog>> {
@@ -25,7 +26,8 @@ async fn how_long_a_record_may_be_there_is_what_its_topic_says() {
     let (by_age, compacted) = (topic("by-age", false), topic("compacted", true));
     log.ensure_topics(&[by_age.clone(), compacted.clone()]).await.unwrap();
     // A segment takes records for a week, by default.
-    assert_eq!(log.kept(&by_age.name).await.unwrap(), Some(hour + 7 * 24 * hour));
-    assert_eq!(log.kept(&compacted.name).await.unwrap(), None, "the last record of a key stays");
+    let kept = async |topic: &TopicSpec| eventually!(log.kept(&topic.name).await.ok(), "the brokers know of it");
+    assert_eq!(kept(&by_age).await, Some(hour + 7 * 24 * hour));
+    assert_eq!(kept(&compacted).await, None, "the last record of a key stays");
     assert!(log.kept("kept-nowhere").await.is_err());
 }

@@ -262,28 +262,34 @@ async fn scrolling_up_shows_older_messages_without_a_jump() {
     browser.close().await;
 }
 
-/// Of a store that was far behind: here its answer is made older on its way to the page.
+/// Of a store that is far behind and has little: here its answers are cut and made older on their way to the page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn v3_older_messages_that_may_not_be_as_they_are_now_are_asked_for_again() {
+async fn v4_older_messages_that_may_not_be_as_they_are_now_are_asked_for_again_and_so_are_those_that_lacked() {
     let Some((browser, mirror)) = started().await else { return };
-    let (chat, ids) = long_chat(&mirror, 60).await;
+    let (chat, ids) = long_chat(&mirror, 180).await;
     browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
-    eventually!(browser.shows(&ids[59], "message 59").await, "the last ones are shown");
-    let behind = "const asked = window.fetch; let so_far = 0;
+    eventually!(browser.shows(&ids[179], "message 179").await, "the last ones are shown");
+    let behind = "const asked = window.fetch; window.is_behind = true;
         window.fetch = async (url, ...more) => {
           const answer = await asked(url, ...more);
-          if (!String(url).includes('/messages?') || ++so_far > 1) return answer;
+          if (!String(url).includes('/messages?') || !window.is_behind) return answer;
           const page = await answer.json();
-          Object.assign(page.messages[0], { text: 'of long ago', version: '0'.repeat(page.messages[0].version.length) });
-          return new Response(JSON.stringify({ ...page, behind: true }));
-        };
-        document.getElementById('messages').scrollTop = 0; return null";
+          const messages = page.messages.slice(0, 3).concat(page.messages.slice(-3));
+          Object.assign(messages[0], { text: 'of long ago', version: '0'.repeat(messages[0].version.length) });
+          return new Response(JSON.stringify({ messages, more: false, behind: true }));
+        }; return null";
     browser.run(behind).await;
-    eventually!(browser.shows(&ids[0], "of long ago").await, "what there is is shown");
+    let to_the_top = async || browser.run("document.getElementById('messages').scrollTop = 0; return null").await;
     let notice = async || browser.run("return document.getElementById('notice').textContent").await;
-    assert_eq!(notice().await, "Some messages may still be missing here.");
-    eventually!(browser.shows(&ids[0], "message 0").await, "it is asked for again");
+    eventually!(to_the_top().await.is_null() && browser.shows(&ids[0], "of long ago").await, "what there is is shown");
+    eventually!(notice().await == "Some messages may still be missing here.", "and that it may not be all");
+    browser.run("window.is_behind = false; return null").await;
+    eventually!(to_the_top().await.is_null() && browser.shows(&ids[0], "message 0").await, "it is as it should be");
     eventually!(notice().await == "", "and nothing is said any more");
+    for number in [100, 60, 20] {
+        browser.run(&format!("location.hash = '#/{chat}/{}'; return null", ids[number])).await;
+        eventually!(browser.shows(&ids[number], &format!("message {number}")).await, "what was lacking is shown");
+    }
     browser.close().await;
 }
 

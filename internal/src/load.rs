@@ -57,6 +57,19 @@ pub async fn until_read(hub: &Hub, chat: &str, snapshot: &Snapshot) {
     }
 }
 
+/// A client may have been told by another pod what this one has not read yet. Gives whether it has now.
+pub async fn until_reached(hub: &Hub, chat: &str, client: Option<&Token>) -> bool {
+    let Some(client) = client else { return true };
+    let began = tokio::time::Instant::now();
+    while !hub.has_reached(chat, client) {
+        if began.elapsed() > AHEAD {
+            return false;
+        }
+        tokio::time::sleep(AHEAD_STEP).await;
+    }
+    true
+}
+
 /// What the log has is better than nothing: without the store the load will say that it is behind.
 async fn read(copy: &dyn ChatCopy, chat: &str, limit: u32, recent: bool) -> Snapshot {
     let reading = if recent { copy.recent_snapshot(chat, limit) } else { copy.snapshot(chat, limit) };

@@ -27,9 +27,10 @@ use crate::access::{Access, Viewer};
 use crate::copy::{ChatCopy, CopyError, Page};
 use crate::history::{History, edits as count_edits, hit_from, versions_from, words};
 use crate::hub::{Hub, OlderPage};
-use crate::load::until_read;
+use crate::load::{until_reached, until_read};
 use crate::ops::Ops;
 use crate::receipts::Acknowledged;
+use crate::resume::Token;
 use crate::to_browser::{self, Served, Upgrade};
 
 const MAX_LIMIT: u32 = 500;
@@ -167,6 +168,8 @@ async fn chats(State(app): State<App>, viewer: Viewer) -> Result<Response, Probl
 struct Window {
     before: Option<String>,
     limit: Option<u32>,
+    /// The client's position: nothing that it was told before may be missing.
+    resume: Option<String>,
 }
 
 async fn messages(
@@ -183,7 +186,9 @@ async fn messages(
     if app.hub.hides_chat(&chat) {
         return Err(no_chat());
     }
-    let (mut before, mut at_once, mut was_behind) = (window.before, limit, false);
+    let client = window.resume.as_deref().and_then(Token::decode);
+    let reached = until_reached(&app.hub, &chat, client.as_ref()).await;
+    let (mut before, mut at_once, mut was_behind) = (window.before, limit, !reached);
     loop {
         let older = match app.copy.messages(&chat, before.as_deref(), at_once).await? {
             Page::Messages(older) => older,

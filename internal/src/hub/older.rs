@@ -2,15 +2,28 @@
 
 use std::collections::HashSet;
 
+use platform::event_log::TopicPartition;
+
 use super::plan::{Known, known};
 use super::{Hub, State};
 use crate::copy::Older;
+use crate::resume::Token;
+use crate::ring::Ring;
 use crate::shown::ShownMessage;
 
 impl Hub {
     /// A page of older messages as they are now.
     pub fn older(&self, chat: &str, older: Older, limit: usize) -> OlderPage {
         plan_older(&self.lock(), chat, older, limit, |row| self.hides(row))
+    }
+
+    /// Whether this pod has read what a client was told in this region.
+    pub fn has_reached(&self, chat: &str, client: &Token) -> bool {
+        let state = self.lock();
+        let reached = |at: &TopicPartition, ring: &Ring| {
+            client.positions.get(&*at.topic).is_none_or(|told| told.offset <= ring.end())
+        };
+        client.region != self.region || client.chat != chat || state.rings_of(chat).all(|(at, ring)| reached(at, ring))
     }
 
     /// Whether the log has brought a message, as far as is remembered: the store may not have it yet.

@@ -5,6 +5,7 @@ use contract::erasure::{Erasure, Scope};
 use internal::copy::Older;
 use internal::gate_suite::{row, version};
 use internal::hub::OlderPage;
+use internal::resume::{Position, Token};
 use internal::shown::ShownMessage;
 
 use crate::hub::{World, versions, world};
@@ -58,4 +59,16 @@ fn a_page_of_older_messages_says_when_the_store_is_further_behind_than_the_ring_
     (1..5).for_each(|number| world.arrive(&at("m", number, 20)));
     assert!(older(&world, &[&first], &newest, 1).behind);
     assert!(!older(&world, &[&first], &newest, 2).behind);
+}
+
+#[test]
+fn a_pod_that_has_not_read_what_a_client_was_told_knows_it() {
+    let mut world = world(100, 0);
+    world.arrive(&at("m", 1, 20));
+    let client = |region: &str, offset| {
+        let positions = [("chat-changes".to_owned(), Position { offset, marker: None })].into();
+        Token { region: region.into(), chat: "c".into(), partition: 0, positions }
+    };
+    assert!(world.hub.has_reached("c", &client("a", 1)) && !world.hub.has_reached("c", &client("a", 2)));
+    assert!(world.hub.has_reached("c", &client("b", 2)), "offsets of another region are no offsets here");
 }

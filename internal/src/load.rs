@@ -51,23 +51,26 @@ pub async fn bring_up_to_date(
 
 /// What the store is ahead of this pod, the pod reads in a moment; then it can tell that it is the same log.
 pub async fn until_read(hub: &Hub, chat: &str, snapshot: &Snapshot) {
-    let began = tokio::time::Instant::now();
-    while !hub.has_read(chat, snapshot) && began.elapsed() < AHEAD {
-        tokio::time::sleep(AHEAD_STEP).await;
-    }
+    in_a_moment(|| hub.has_read(chat, snapshot)).await;
 }
 
 /// A client may have been told by another pod what this one has not read yet. Gives whether it has now.
-pub async fn until_reached(hub: &Hub, chat: &str, client: Option<&Token>) -> bool {
-    let Some(client) = client else { return true };
+pub async fn until_reached(hub: &Hub, chat: &str, client: &Token) -> bool {
+    in_a_moment(|| hub.has_reached(chat, client)).await
+}
+
+/// Waits until it is so, and gives whether it came to be.
+async fn in_a_moment(is_so: impl Fn() -> bool) -> bool {
     let began = tokio::time::Instant::now();
-    while !hub.has_reached(chat, client) {
+    loop {
+        if is_so() {
+            return true;
+        }
         if began.elapsed() > AHEAD {
             return false;
         }
         tokio::time::sleep(AHEAD_STEP).await;
     }
-    true
 }
 
 /// What the log has is better than nothing: without the store the load will say that it is behind.

@@ -211,8 +211,9 @@ async function fetchOlder(copy, limit = 100) {
 /** The messages before one, or the last ones; null where they cannot be had now. */
 async function fetchPage(copy, asked, limit) {
   const chat = [...copies].find(([, known]) => known === copy)?.[0];
-  const from = { before: asked?.id, resume: copy.resume };
-  const query = new URLSearchParams({ limit, ...Object.fromEntries(Object.entries(from).filter(([, value]) => value)) });
+  const query = new URLSearchParams({ limit });
+  if (asked) query.set("before", asked.id);
+  if (copy.resume) query.set("resume", copy.resume);
   try {
     const response = await ask(`/api/chats/${encodeURIComponent(chat)}/messages?${query}`);
     return response.ok ? await response.json() : null;

@@ -37,7 +37,9 @@ pub struct ToLog {
     log: Arc<dyn EventLog>,
     topics: Topics,
     changes: Arc<str>,
-    /// The other regions' changes, and their other topics, as they are called here.
+    /// The other regions' names.
+    others: Vec<String>,
+    /// Their changes, and their other topics, as they are called here; in the same order.
     mirrored: Vec<String>,
     mirrored_erasures: Vec<String>,
     mirrored_digests: Vec<String>,
@@ -71,6 +73,7 @@ impl ToLog {
         let partitions = found.ok_or_else(|| LogError::Unavailable(format!("{} is not there yet", topics.changes)))?;
         let to_log = Self {
             changes: topics.changes.as_str().into(),
+            others: settings.others().map(str::to_owned).collect(),
             mirrored: settings.mirrored(&topics.changes).collect(),
             mirrored_erasures: settings.mirrored(&topics.erasures).collect(),
             mirrored_digests: settings.mirrored(&topics.digests).collect(),
@@ -117,8 +120,7 @@ impl ToLog {
 
     /// Where other regions' erasures are mirrored to: region, topic.
     pub fn others_erasures(&self) -> impl Iterator<Item = (&str, &str)> {
-        let region = |topic: &str| topic.len().checked_sub(self.topics.erasures.len() + 1);
-        self.mirrored_erasures.iter().filter_map(move |topic| Some((topic.get(..region(topic)?)?, topic.as_str())))
+        self.others.iter().map(String::as_str).zip(self.mirrored_erasures.iter().map(String::as_str))
     }
 
     /// The changes topics that are there: the own one, and those that are mirrored.

@@ -104,7 +104,7 @@ pub async fn run(world: &World, args: Args) -> anyhow::Result<ExitCode> {
 
 /// How long the log keeps what is appended to it, here and from the other regions: a mirrored topic is set as the one that it
 /// mirrors.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Kept {
     For(Duration),
     ForEver,

@@ -130,8 +130,6 @@ struct Erased<'a> {
     log_forgets_by: Option<Timestamp>,
     /// The regions whose logs do not say so.
     not_heard_in: Vec<String>,
-    #[serde(skip)]
-    kept: Kept,
 }
 
 async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Result<ExitCode> {
@@ -147,7 +145,7 @@ async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Resul
             Kept::For(kept) if not_in.is_empty() => Some(forgotten_by(since, kept)),
             _ => None,
         };
-        all.push(Erased { erasure, left, log_forgets_by, not_heard_in: not_in, kept: kept.clone() });
+        all.push(Erased { erasure, left, log_forgets_by, not_heard_in: not_in });
     }
     all.sort_by_key(|erased| (erased.erasure.erased_at, erased.erasure.key()));
     let versions = world.stored.erased_versions().await?;
@@ -155,7 +153,7 @@ async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Resul
     if json {
         println!("{}", serde_json::to_string_pretty(&json!({ "erasures": all, "versions_left": versions }))?);
     } else {
-        all.iter().for_each(print_erased);
+        all.iter().for_each(|erased| print_erased(erased, &kept));
         if versions > 0 {
             println!("{versions} versions of erased messages are LEFT in the history");
         }
@@ -169,8 +167,8 @@ async fn erased(world: &World, erasures: &Standing, json: bool) -> anyhow::Resul
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_erased(erased: &Erased<'_>) {
-    let Erased { erasure, left, log_forgets_by, not_heard_in, kept } = erased;
+fn print_erased(erased: &Erased<'_>, kept: &Kept) {
+    let Erased { erasure, left, log_forgets_by, not_heard_in } = erased;
     let what = match &erasure.scope {
         Scope::Chat => String::new(),
         Scope::Message { message_id } => format!(", message {message_id}"),

@@ -186,8 +186,10 @@ async fn messages(
     if app.hub.hides_chat(&chat) {
         return Err(no_chat());
     }
-    let client = window.resume.as_deref().and_then(Token::decode);
-    let reached = until_reached(&app.hub, &chat, client.as_ref()).await;
+    let reached = match window.resume.as_deref().and_then(Token::decode) {
+        Some(client) => until_reached(&app.hub, &chat, &client).await,
+        None => true,
+    };
     let (mut before, mut at_once, mut was_behind) = (window.before, limit, !reached);
     loop {
         let older = match app.copy.messages(&chat, before.as_deref(), at_once).await? {

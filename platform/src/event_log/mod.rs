@@ -224,6 +224,9 @@ pub trait Reader: Send {
     fn commit(&mut self, positions: Vec<(TopicPartition, u64)>);
 }
 
+/// How often it is looked whether the log answers: each look asks the brokers, and `/readyz` need not know sooner.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Says in `check`, every few seconds, whether the log answers and has the topic. Never ends.
 pub async fn watch(log: Arc<dyn EventLog>, topic: String, check: crate::health::Check) {
     watch_and_tell(log, topic, check, || ()).await;
@@ -240,7 +243,7 @@ pub async fn watch_and_tell(log: Arc<dyn EventLog>, topic: String, check: crate:
                 away();
             }
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -423,10 +423,10 @@ async fn whole_scopes_asked_for_in_b(regions: &Regions, in_b: &[(&str, &str)], c
     }
     does_with(&regions.a, in_b, &["erase", "--chat", &chats[0], "--author", "Bob"]).await;
     does_with(&regions.a, in_b, &["erase", "--chat", &chats[1]]).await;
-    let heard = async |pool: &PgPool, message: &str| stored(pool, message).await.unwrap().1.is_some();
+    let is_there = async |pool: &PgPool, message: &str| stored(pool, message).await.unwrap().1.is_some();
     for pool in copies {
-        eventually!(!heard(pool, &of_bob).await && !heard(pool, &in_other).await, "it is erased in both");
-        assert!(heard(pool, &of_ada).await, "and nothing else");
+        eventually!(!is_there(pool, &of_bob).await && !is_there(pool, &in_other).await, "it is erased in both");
+        assert!(is_there(pool, &of_ada).await, "and nothing else");
     }
     let (after, later) = (vendor.post(&chats[1], "later").await, vendor.post_as("Bob", &chats[0], "Bob is back").await);
     for pool in copies {

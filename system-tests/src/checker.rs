@@ -133,7 +133,9 @@ impl Checker {
         poison: &[&str],
     ) -> Verdict {
         let expected = at_the_vendor(&pipeline.vendor()).await;
-        let (different, accepted) = (self.differs(&expected).await, accepted(pipeline).await);
+        let accepted = accepted(pipeline).await;
+        let different = self.differs(&expected).await;
+        let unstored = self.unstored(&accepted).await;
         let log: Arc<dyn EventLog> = Arc::new(Kafka::new(copy.kafka).expect("a client"));
         let mut records = Vec::new();
         for topic in &copy.topics {
@@ -154,10 +156,7 @@ impl Checker {
         }
         let stored = self.versions().await;
         for (what, lost) in [
-            (
-                "accepted by the vendor and stored in no version",
-                accepted.keys().find(|change| change.2 > self.lost.sequence && !stored.contains(*change)),
-            ),
+            ("accepted by the vendor and stored in no version", unstored.as_ref()),
             (
                 "in the log and stored in no version",
                 rows.iter().map(|(change, _)| change).find(|row| !stored.contains(*row)),
@@ -203,16 +202,22 @@ impl Checker {
 
     /// The first message that is not in Postgres as it is at the vendor, however long one waits.
     async fn differs(&self, expected: &Rows) -> Option<(String, String)> {
-        let began = Instant::now();
-        loop {
+        for_good(async || {
             let stored = in_the_copy(&self.pool).await;
             let differs = |key: &&(String, String)| stored.get(*key) != expected.get(*key);
-            let different = expected.keys().chain(stored.keys()).find(differs);
-            if different.is_none() || began.elapsed() > PATIENCE {
-                return different.cloned();
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+            expected.keys().chain(stored.keys()).find(differs).cloned()
+        })
+        .await
+    }
+
+    /// The first accepted change that is stored in no version, however long one waits: one that the feed serves late
+    /// comes behind the change that took its place.
+    async fn unstored(&self, accepted: &BTreeMap<Change, Value>) -> Option<Change> {
+        for_good(async || {
+            let stored = self.versions().await;
+            accepted.keys().find(|change| change.2 > self.lost.sequence && !stored.contains(*change)).cloned()
+        })
+        .await
     }
 
     /// Whether every record of the log lies below its partition's progress.
@@ -290,6 +295,18 @@ async fn accepted(pipeline: &Pipeline) -> BTreeMap<Change, Value> {
         })
     });
     messages.collect()
+}
+
+/// What is wrong and stays so, however long one waits.
+async fn for_good<T>(wrong: impl AsyncFn() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        let found = wrong().await;
+        if found.is_none() || began.elapsed() > PATIENCE {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The rows of messages in the log, with where they stand.

@@ -1,6 +1,6 @@
 //! Kafka as the event log, through librdkafka.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,11 @@ use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use rdkafka::topic_partition_list::Offset;
-use rdkafka::{TopicPartitionList, util::Timeout};
 
+use super::kafka_look::{find, offsets, partitions, since, tail};
 use super::kafka_reader::KafkaReader;
 use super::kafka_settings::KafkaSettings;
 use super::{EventLog, LogError, LogRecord, NewRecord, Offsets, Reader, Sharing, Topic, TopicPartition, TopicSpec};
@@ -22,7 +20,7 @@ use crate::fail_point::fail_point;
 use crate::retry;
 
 /// How long a question about metadata or offsets may take.
-const QUESTION: Duration = Duration::from_secs(5);
+pub(super) const QUESTION: Duration = Duration::from_secs(5);
 /// How long nothing is answered before another client asks.
 const SILENT: Duration = Duration::from_secs(20);
 
@@ -295,131 +293,11 @@ fn future_record(record: &NewRecord) -> FutureRecord<'_, String, Vec<u8>> {
     future
 }
 
-fn partitions(producer: &FutureProducer, topic: &str) -> Result<Option<u32>, LogError> {
-    let metadata = producer.client().fetch_metadata(Some(topic), QUESTION).map_err(unavailable)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    Ok(found.and_then(|found| u32::try_from(found.partitions().len()).ok()).filter(|&count| count > 0))
-}
-
-fn offsets(producer: &FutureProducer, topic: &str) -> Result<BTreeMap<u32, Offsets>, LogError> {
-    let count = partitions(producer, topic)?.ok_or_else(|| unavailable(format!("there is no topic {topic} yet")))?;
-    let mut all = BTreeMap::new();
-    for partition in 0..count {
-        let id = i32::try_from(partition).unwrap_or(i32::MAX);
-        let (start, end) = producer.client().fetch_watermarks(topic, id, QUESTION).map_err(unavailable)?;
-        let offset = |value: i64| u64::try_from(value).unwrap_or(0);
-        all.insert(partition, Offsets { start: offset(start), end: offset(end) });
-    }
-    Ok(all)
-}
-
-fn tail(
-    producer: &FutureProducer,
-    cluster: &ClientConfig,
-    topic: &str,
-    per_partition: u64,
-) -> Result<Vec<LogRecord>, LogError> {
-    let mut positions = TopicPartitionList::new();
-    let mut unfinished = BTreeSet::new();
-    for (partition, held) in offsets(producer, topic)? {
-        if held.start == held.end {
-            continue;
-        }
-        let from = held.end.saturating_sub(per_partition).max(held.start);
-        let id = i32::try_from(partition).unwrap_or(i32::MAX);
-        let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
-        positions.add_partition_offset(topic, id, offset).map_err(unavailable)?;
-        unfinished.insert(id);
-    }
-    if unfinished.is_empty() {
-        return Ok(Vec::new());
-    }
-    read_to_the_end(&looking(cluster)?, &positions, unfinished, topic.into(), |_| true)
-}
-
-fn since(
-    producer: &FutureProducer,
-    cluster: &ClientConfig,
-    topic: &str,
-    since_ms: i64,
-) -> Result<BTreeMap<u32, u64>, LogError> {
-    let ends = offsets(producer, topic)?;
-    let mut times = TopicPartitionList::new();
-    for partition in ends.keys() {
-        let id = i32::try_from(*partition).unwrap_or(i32::MAX);
-        times.add_partition_offset(topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
-    }
-    let found = looking(cluster)?.offsets_for_times(times, QUESTION).map_err(unavailable)?;
-    let first = found.elements().into_iter().map(|element| {
-        let partition = u32::try_from(element.partition()).unwrap_or_default();
-        let first = match element.offset() {
-            Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
-            _ => ends.get(&partition).map_or(0, |held| held.end),
-        };
-        (partition, first)
-    });
-    Ok(first.collect())
-}
-
-fn find(cluster: &ClientConfig, at: &TopicPartition, key: &[u8], since_ms: i64) -> Result<Vec<LogRecord>, LogError> {
-    let consumer = looking(cluster)?;
-    let id = i32::try_from(at.partition).unwrap_or(i32::MAX);
-    let mut since = TopicPartitionList::new();
-    since.add_partition_offset(&at.topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
-    let positions = consumer.offsets_for_times(since, QUESTION).map_err(unavailable)?;
-    let is_wanted = |message: &BorrowedMessage<'_>| message.key() == Some(key);
-    read_to_the_end(&consumer, &positions, BTreeSet::from([id]), at.topic.clone(), is_wanted)
-}
-
-/// A consumer that tells where a partition ends.
-pub(super) fn looking(cluster: &ClientConfig) -> Result<BaseConsumer, LogError> {
-    let mut config = Kafka::consumer_config(cluster, "chat-sync-tail");
-    config.set("enable.partition.eof", "true").create().map_err(unavailable)
-}
-
-fn read_to_the_end(
-    consumer: &BaseConsumer,
-    positions: &TopicPartitionList,
-    mut unfinished: BTreeSet<i32>,
-    topic: Arc<str>,
-    is_wanted: impl Fn(&BorrowedMessage<'_>) -> bool,
-) -> Result<Vec<LogRecord>, LogError> {
-    consumer.assign(positions).map_err(unavailable)?;
-    let mut records = Vec::new();
-    while !unfinished.is_empty() {
-        match consumer.poll(Timeout::After(QUESTION)) {
-            Some(Ok(message)) if is_wanted(&message) => records.push(log_record(&topic, &message)),
-            Some(Ok(_)) => {}
-            // All partitions are of one topic here, so the number says enough.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                unfinished.remove(&partition);
-            }
-            Some(Err(error)) => return Err(classify(&error)),
-            None => return Err(LogError::Unavailable("the end of the log was not reached".into())),
-        }
-    }
-    Ok(records)
-}
-
-pub(super) fn log_record(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> LogRecord {
-    let header = |header: Header<'_, &[u8]>| {
-        (header.key.to_owned(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
-    };
-    LogRecord {
-        at: TopicPartition::new(topic.clone(), u32::try_from(message.partition()).unwrap_or_default()),
-        offset: u64::try_from(message.offset()).unwrap_or_default(),
-        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().unwrap_or_default().to_vec(),
-        headers: message.headers().map(|headers| headers.iter().map(header).collect()).unwrap_or_default(),
-    }
-}
-
 pub(super) fn unavailable(error: impl std::fmt::Display) -> LogError {
     LogError::Unavailable(error.to_string())
 }
 
-fn classify(error: &KafkaError) -> LogError {
+pub(super) fn classify(error: &KafkaError) -> LogError {
     match error.rdkafka_error_code() {
         Some(code) => refused_or_away(code, error.to_string()),
         None => LogError::Unavailable(error.to_string()),

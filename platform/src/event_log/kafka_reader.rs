@@ -25,8 +25,9 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::mpsc as async_mpsc;
 
-use super::kafka::{Kafka, log_record, looking, unavailable};
+use super::kafka::{Kafka, unavailable};
 use super::kafka_consumer::{Context, Wanted};
+use super::kafka_look::{log_record, looking};
 use super::kafka_silence::Silence;
 use super::kafka_waiting::{BATCH, BATCH_BYTES, Waiting};
 use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};

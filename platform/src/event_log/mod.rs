@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub mod follow;
 pub mod kafka;
 mod kafka_consumer;
+mod kafka_look;
 mod kafka_reader;
 pub mod kafka_settings;
 mod kafka_silence;

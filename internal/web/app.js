@@ -274,8 +274,21 @@ function countEdits() {
 
 // ---- where the reader is ----
 
+const NOT_NOW = "The linked message cannot be had just now.";
+let finding = null;
+
+/** Shows a message, wherever it is; what cannot be had now is asked for again, unless the reader has moved on. */
 async function goTo(message) {
-  if (!(await thread.toMessage(message))) notice("The linked message is not in this chat.");
+  clearTimeout(finding);
+  const copy = copies.get(open);
+  if (await thread.toMessage(message)) {
+    if (byId("notice").textContent === NOT_NOW) tellOf(copy);
+  } else if (copy.complete) {
+    notice("The linked message is not in this chat.");
+  } else {
+    notice(NOT_NOW);
+    finding = setTimeout(() => { if (copy === copies.get(open) && thread.target === message) goTo(message); }, AGAIN);
+  }
   countEdits();
 }
 

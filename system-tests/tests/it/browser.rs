@@ -262,6 +262,30 @@ async fn scrolling_up_shows_older_messages_without_a_jump() {
     browser.close().await;
 }
 
+/// A page that is refused is not the end of the chat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v5_a_linked_message_that_cannot_be_had_now_is_told_from_one_that_is_not_there() {
+    let Some((browser, mirror)) = started().await else { return };
+    let (chat, ids) = long_chat(&mirror, 180).await;
+    browser.show(&mirror.internal_address, &format!("#/{chat}")).await;
+    eventually!(browser.shows(&ids[179], "message 179").await, "the last ones are shown");
+    let refused = "const asked = window.fetch; window.is_refused = true;
+        window.fetch = async (url, ...more) => window.is_refused && String(url).includes('/messages?')
+          ? new Response('{}', { status: 503 }) : asked(url, ...more); return null";
+    browser.run(refused).await;
+    let link = async |id: &str| browser.run(&format!("location.hash = '#/{chat}/{id}'; return null")).await;
+    let notice = async || browser.run("return document.getElementById('notice').textContent").await;
+    link(&ids[3]).await;
+    eventually!(notice().await == "The linked message cannot be had just now.", "the page says that it does not know");
+    browser.pictures("link-not-now").await;
+    browser.run("window.is_refused = false; return null").await;
+    eventually!(browser.shows(&ids[3], "message 3").await, "it was asked for again");
+    eventually!(notice().await == "", "and nothing is said any more");
+    link("nowhere").await;
+    eventually!(notice().await == "The linked message is not in this chat.", "the whole chat was read");
+    browser.close().await;
+}
+
 /// Of a store that is far behind and has little: here its answers are cut and made older on their way to the page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn v4_older_messages_that_may_not_be_as_they_are_now_are_asked_for_again_and_so_are_those_that_lacked() {

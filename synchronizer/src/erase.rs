@@ -16,7 +16,7 @@ use crate::append::Appender;
 use crate::erasures::Erasures;
 use crate::region::Region;
 use crate::stored::{Rows, Stored, StoredError, Unreadable, has_all, patiently};
-use crate::to_log::ToLog;
+use crate::to_log::{Positions, ToLog};
 
 /// How many rows are read and appended at once.
 const PAGE: u32 = 1000;
@@ -24,6 +24,8 @@ const PAGE: u32 = 1000;
 const LETTERS: u32 = 20;
 /// How often it is looked whether the copy has what was appended before.
 const LOOK: Duration = Duration::from_millis(200);
+/// After how many of these it is looked whether the log still has it.
+const LOOKS: u32 = 25;
 /// How long a region that stands by leaves the work to the one that polls: what that one appends comes through the mirror.
 const LEAVE: Duration = Duration::from_secs(30);
 
@@ -118,18 +120,28 @@ impl Erase {
         Ok(erased)
     }
 
-    /// Waits until the copy has what stands in the log now, and what is being appended.
+    /// Waits until the copy has what stands in the log now, and what is being appended; not for what the log has lost since.
     async fn everything_stored(&self) {
         self.appender.finish().await;
+        let mut ends = self.ends().await;
+        for look in 1_u32.. {
+            if has_all(&patiently(|| self.stored.progress(), waits_for_the_copy).await, &ends) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+            if look.is_multiple_of(LOOKS) {
+                ends = still_there(ends, &self.ends().await);
+            }
+        }
+    }
+
+    async fn ends(&self) -> Positions {
         let mut waits = retry::reconnecting();
-        let ends = loop {
+        loop {
             match self.to_log.ends().await {
-                Ok(ends) => break ends,
+                Ok(ends) => return ends,
                 Err(_) => tokio::time::sleep(waits.next().unwrap_or(LOOK)).await,
             }
-        };
-        while !has_all(&patiently(|| self.stored.progress(), waits_for_the_copy).await, &ends) {
-            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -137,6 +149,17 @@ impl Erase {
     async fn erase(&self, erasure: &Erasure) -> usize {
         patiently(|| self.try_to_erase(erasure), waits_for_the_copy).await
     }
+}
+
+/// Of what the log held, what it can still give: a topic that was made again is shorter, and what retention has emptied is
+/// not among its ends.
+fn still_there(ends: Positions, now: &Positions) -> Positions {
+    ends.into_iter()
+        .filter_map(|(at, end)| {
+            let now = *now.get(&at)?;
+            Some((at, end.min(now)))
+        })
+        .collect()
 }
 
 /// Tries until the log has it.

@@ -22,7 +22,7 @@ use crate::retry;
 /// How long a question about metadata or offsets may take.
 pub(super) const QUESTION: Duration = Duration::from_secs(5);
 /// How long nothing is answered before another client asks.
-const SILENT: Duration = Duration::from_secs(20);
+pub(super) const SILENT: Duration = Duration::from_secs(20);
 
 /// Room for the greatest record and its headers, in bytes; the brokers' `message.max.bytes` alike.
 const MAX_MESSAGE_BYTES: &str = "8388608";

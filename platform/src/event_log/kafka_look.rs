@@ -5,13 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 use rdkafka::producer::{FutureProducer, Producer};
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
 use super::kafka::{Kafka, QUESTION, classify, unavailable};
 use super::{LogError, LogRecord, Offsets, TopicPartition};
@@ -60,13 +59,14 @@ pub(super) fn since(
     let found = looking(cluster)?.offsets_for_times(times, QUESTION).map_err(unavailable)?;
     let first = found.elements().into_iter().map(|element| {
         let partition = u32::try_from(element.partition()).unwrap_or_default();
-        let first = match element.offset() {
-            Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
-            _ => ends.get(&partition).map_or(0, |held| held.end),
-        };
-        (partition, first)
+        let end = ends.get(&partition).map_or(0, |held| held.end);
+        let first = first_at(&element)?.map_or(end, |offset| u64::try_from(offset).unwrap_or_default());
+        // Where nobody leads a partition, librdkafka leaves the moment in the offset's place.
+        (first <= end)
+            .then_some((partition, first))
+            .ok_or_else(|| unavailable(format!("{topic}[{partition}] does not say where a moment begins")))
     });
-    Ok(first.collect())
+    first.collect()
 }
 
 pub(super) fn find(
@@ -80,9 +80,17 @@ pub(super) fn find(
     let mut since = TopicPartitionList::new();
     since.add_partition_offset(&at.topic, id, Offset::Offset(since_ms.max(0))).map_err(unavailable)?;
     let first = consumer.offsets_for_times(since, QUESTION).map_err(unavailable)?;
-    let first = first.elements().first().map(|element| element.offset());
-    let Some(Offset::Offset(from)) = first else { return Ok(Vec::new()) };
+    let Some(from) = first.elements().first().map(first_at).transpose()?.flatten() else { return Ok(Vec::new()) };
     read_whole(&consumer, &at.topic, BTreeMap::from([(id, from..end)]), |message| message.key() == Some(key))
+}
+
+/// Where a moment's first record stands; `None` if there is none yet.
+fn first_at(element: &TopicPartitionListElem<'_>) -> Result<Option<i64>, LogError> {
+    element.error().map_err(unavailable)?;
+    match element.offset() {
+        Offset::Offset(offset) => Ok(Some(offset)),
+        _ => Ok(None),
+    }
 }
 
 /// A consumer that tells where a partition ends.
@@ -106,12 +114,13 @@ fn read_whole(
         positions.add_partition_offset(topic, partition, Offset::Offset(stretch.start)).map_err(unavailable)?;
     }
     consumer.assign(&positions).map_err(unavailable)?;
-    let (mut records, mut heard) = (Vec::new(), Instant::now());
+    let (mut records, mut heard, mut passing) = (Vec::new(), Instant::now(), None);
     while !stretches.is_empty() {
         let left = QUESTION.saturating_sub(heard.elapsed());
         if left.is_zero() {
             let silent: Vec<_> = stretches.keys().collect();
-            return Err(unavailable(format!("partitions {silent:?} of {topic} were not read to their ends")));
+            let why = passing.map(|error| format!(": {error}")).unwrap_or_default();
+            return Err(unavailable(format!("partitions {silent:?} of {topic} were not read to their ends{why}")));
         }
         match consumer.poll(left) {
             Some(Ok(message)) => {
@@ -124,13 +133,13 @@ fn read_whole(
                     stretches.remove(&message.partition());
                 }
             }
-            // The last offsets may be those of records that were compacted away. All partitions are of one topic here, so
-            // the number says enough.
+            // All partitions are of one topic here, so the number says enough.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                if stretches.remove(&partition).is_some() {
-                    heard = Instant::now();
-                }
+                let Some(stretch) = stretches.remove(&partition) else { continue };
+                is_as_long(consumer, topic, partition, stretch.end)?;
+                heard = Instant::now();
             }
+            Some(Err(error)) if is_passing(&error) => passing = Some(error),
             Some(Err(error)) => return Err(classify(&error)),
             None => {}
         }
@@ -138,11 +147,37 @@ fn read_whole(
     Ok(records)
 }
 
-fn id(partition: u32) -> i32 {
+/// The last offsets of a partition may be those of records that were compacted away; or it is another one, in its place, or one
+/// whose new leader does not say yet up to where it is whole.
+fn is_as_long(consumer: &BaseConsumer, topic: &str, partition: i32, end: i64) -> Result<(), LogError> {
+    let (_, now) = consumer.fetch_watermarks(topic, partition, QUESTION).map_err(unavailable)?;
+    if now < end {
+        return Err(unavailable(format!("{topic}[{partition}] ends at {now}, and ended at {end}")));
+    }
+    Ok(())
+}
+
+/// What a client says of one broker, or of a group that is none of these questions' affair: others may answer.
+fn is_passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::GroupAuthorizationFailed
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+        )
+    )
+}
+
+pub(super) fn id(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
 }
 
-fn kafka_offset(offset: u64) -> i64 {
+pub(super) fn kafka_offset(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
@@ -214,6 +249,30 @@ mod tests {
         let (_mock, config) = cluster();
         let records = read_of_a_busy_topic(&config, [(0, 3..7), (1, 0..0)]).expect("it is read");
         assert_eq!(records.iter().map(|record| record.offset).collect::<Vec<_>>(), [3, 4, 5, 6]);
+    }
+
+    fn read(config: &ClientConfig, stretches: impl Into<BTreeMap<i32, Range<i64>>>) -> Result<usize, LogError> {
+        let consumer = looking(config).expect("a consumer");
+        read_whole(&consumer, &TOPIC.into(), stretches.into(), |_| true).map(|records| records.len())
+    }
+
+    #[test]
+    fn a_partition_that_is_shorter_by_now_was_not_read_whole() {
+        let (_mock, config) = cluster();
+        let producer: BaseProducer = config.create().expect("a producer");
+        (0..10).for_each(|_| write(&producer));
+        assert_eq!(read(&config, [(0, 3..10)]).expect("it is read"), 7);
+        let error = read(&config, [(0, 3..11)]).expect_err("it ended at 11, and ends at 10");
+        assert!(error.to_string().contains("t[0] ends at 10"), "{error}");
+    }
+
+    #[test]
+    fn a_broker_that_is_away_does_not_keep_another_from_being_read() {
+        let (mock, mut config) = cluster();
+        write(&config.create().expect("a producer"));
+        // Nobody listens there.
+        config.set("bootstrap.servers", format!("127.0.0.1:1,{}", mock.bootstrap_servers()));
+        assert_eq!(read(&config, [(0, 0..1)]).expect("it is read"), 1);
     }
 
     #[test]

@@ -26,8 +26,9 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::sync::mpsc as async_mpsc;
 
 use super::kafka::{Kafka, unavailable};
+use super::kafka_asking::{Asking, Lost, end_beside};
 use super::kafka_consumer::{Context, Wanted};
-use super::kafka_look::{log_record, looking};
+use super::kafka_look::{id, kafka_offset, log_record};
 use super::kafka_silence::Silence;
 use super::kafka_waiting::{BATCH, BATCH_BYTES, Waiting};
 use super::{Event, LogError, LogRecord, Reader, Sharing, Topic, TopicPartition};
@@ -49,8 +50,6 @@ const SETTLING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(5);
 /// The longest time between two looks, where a new consumer has not helped.
 const LONGEST: Duration = Duration::from_secs(300);
-/// How long the end of a partition is waited for: nothing is polled meanwhile.
-const ASKING: Duration = Duration::from_millis(500);
 /// How often topics and partitions are looked for, where no group does it.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
@@ -84,7 +83,7 @@ impl KafkaReader {
         let (tell, told) = async_mpsc::channel(1);
         let thread = Thread {
             consumer: wanted.consumer()?,
-            asking: looking(cluster)?,
+            asking: Asking::begin(cluster)?,
             wanted,
             rebalances,
             received,
@@ -162,9 +161,7 @@ impl Reader for KafkaReader {
 /// The blocking side.
 struct Thread {
     consumer: BaseConsumer<Context>,
-    /// Asks where partitions end. Not the one that reads: a question waits behind the fetch that is under way, which lasts
-    /// until something comes.
-    asking: BaseConsumer,
+    asking: Asking,
     wanted: Wanted,
     rebalances: mpsc::Receiver<Event>,
     received: mpsc::Receiver<Command>,
@@ -344,29 +341,15 @@ impl Thread {
         records
     }
 
-    /// Looks for positions that the log does not hold; as long as it cannot be asked, it will be asked again.
+    /// Looks for positions that the log does not hold; as long as some of it cannot be asked, it will be asked again.
     fn find_lost(&mut self) {
-        let mut lost = Vec::new();
-        for (at, position) in &self.started {
-            match self.asking.fetch_watermarks(&at.topic, id(at), Duration::from_secs(2)) {
-                Ok((start, end)) => {
-                    let held = u64::try_from(start).unwrap_or(0)..=u64::try_from(end).unwrap_or(u64::MAX);
-                    if !held.contains(position) {
-                        lost.push(at.clone());
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "looking for lost positions");
-                    return;
-                }
-            }
-        }
-        self.lost = false;
-        if lost.is_empty() {
+        let Some(Lost { partitions, all }) = self.asking.lost(&self.started) else { return };
+        self.lost = !all;
+        if all && partitions.is_empty() {
             // The log has grown past it again; librdkafka would not read that partition any more.
             self.stale = true;
         }
-        for at in lost {
+        for at in partitions {
             self.started.remove(&at);
             let before = self.waiting.take_of(&at);
             self.outbox.push_back(Told::Event(Event::Records(before)));
@@ -376,11 +359,8 @@ impl Thread {
 
     /// Replaces a consumer that is deaf.
     fn listen(&mut self) {
-        let asking = &self.asking;
-        let deaf = self.silence.look(&self.started, |at| {
-            let ends = asking.fetch_watermarks(&at.topic, id(at), ASKING);
-            ends.inspect_err(|error| tracing::debug!(%error, %at, "looking for an end")).ok()?.1.try_into().ok()
-        });
+        let asking = &mut self.asking;
+        let deaf = self.silence.look(&self.started, |at| asking.end(at));
         match deaf {
             Some(at) => self.begin_anew(&at),
             None => self.patience = LOOK.max(self.patience.saturating_sub(LOOK)),
@@ -423,7 +403,7 @@ impl Thread {
         let mut list = TopicPartitionList::new();
         for (at, offset) in positions {
             // Only for people who look: what cannot be committed now will be with the next one.
-            let _ = list.add_partition_offset(&at.topic, id(&at), kafka_offset(offset));
+            let _ = list.add_partition_offset(&at.topic, id(at.partition), Offset::Offset(kafka_offset(offset)));
         }
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "commit");
@@ -453,7 +433,7 @@ impl Thread {
         let mut list = TopicPartitionList::new();
         for (at, offset) in self.started.iter().filter(|_| !self.held) {
             // A name from librdkafka itself, a number that fits: it cannot fail.
-            let _ = list.add_partition_offset(&at.topic, id(at), kafka_offset(*offset));
+            let _ = list.add_partition_offset(&at.topic, id(at.partition), Offset::Offset(kafka_offset(*offset)));
         }
         // Before it is made: what is polled later is of it.
         self.consumer.context().set_settling((list.count() > 0).then(Instant::now));
@@ -464,7 +444,7 @@ impl Thread {
 
     /// Announces partitions that were not there before.
     fn discover(&mut self) {
-        let Ok(metadata) = self.asking.fetch_metadata(None, Duration::from_secs(2)) else { return };
+        let Some(metadata) = self.asking.metadata() else { return };
         let mut new = Vec::new();
         for topic in metadata.topics().iter().filter(|topic| self.wanted.topic.matches(topic.name())) {
             for partition in topic.partitions() {
@@ -478,20 +458,4 @@ impl Thread {
             self.outbox.push_back(Told::Event(Event::Assigned(new)));
         }
     }
-}
-
-/// On a thread of its own: a consumer that is dropped waits for answers to all that it had asked, of a broker that may be gone for
-/// a minute or for good, and nothing would be read meanwhile.
-fn end_beside(former: BaseConsumer<Context>) {
-    if let Err(error) = std::thread::Builder::new().name("kafka-former".into()).spawn(move || drop(former)) {
-        tracing::warn!(%error, "no thread to end a consumer on");
-    }
-}
-
-fn id(at: &TopicPartition) -> i32 {
-    i32::try_from(at.partition).unwrap_or(i32::MAX)
-}
-
-fn kafka_offset(offset: u64) -> Offset {
-    Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX))
 }

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub mod follow;
 pub mod kafka;
+mod kafka_asking;
 mod kafka_consumer;
 mod kafka_look;
 mod kafka_reader;

@@ -1,15 +1,17 @@
 //! The operator's tools on the real servers, as processes.
 
+use contract::Topics;
 use platform::eventually;
 use platform::testing::{postgres_database, unique_suffix};
 use serde_json::json;
 use sqlx::PgPool;
 use system_tests::compared::{at_the_vendor, in_the_copy};
 use system_tests::metrics;
+use system_tests::own_kafka;
 use system_tests::pipeline::{Options, Pipeline};
 use system_tests::process::{free_port, ready};
 use system_tests::reader::Reader;
-use system_tests::tool::{printed, tool};
+use system_tests::tool::{command, printed, tool};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_names_what_differs_and_reconcile_mends_it() {
@@ -210,4 +212,41 @@ async fn a_dead_letter_is_shown_tried_again_resolved_or_discarded() {
     }
     let nobody = tool(&pipeline, &["trace", "nobody"]).await;
     assert_eq!(nobody.status.code(), Some(2), "{}", printed(&nobody));
+}
+
+/// While it waits for the writer to store all that the log holds, the log is lost: nobody will ever store that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_does_not_wait_for_a_log_that_is_gone() {
+    // As often as a slow comparison may find what was erased, it erases that too.
+    let never = vec![("CHAT_SYNC_RECONCILE_EVERY", "1h".to_owned())];
+    let Some(mut pipeline) = Pipeline::start(Options { synchronizer: never, ..Options::default() }).await else {
+        return;
+    };
+    pipeline.ready().await;
+    let vendor = pipeline.vendor();
+    let chat = vendor.create_chat("Much was written here").await;
+    let mut ids = Vec::new();
+    // More than the markers of a minute in the log that takes its place.
+    for number in 0..500 {
+        ids.push(vendor.post(&chat, &format!("message {number}")).await);
+    }
+    let reader = Reader::watch(&pipeline.internal_address);
+    eventually!(reader.text(&chat, &ids[499]).is_some(), "all of it is shown");
+    let stored = PgPool::connect(pipeline.database_url.expose()).await.unwrap();
+    eventually!(in_the_copy(&stored).await.len() == 500, "and stored");
+    pipeline.writer.kill();
+    vendor.post(&chat, "nobody stores this").await;
+    let erase = |id: &str| ["erase", "--chat", &chat, "--message", id].map(str::to_owned);
+    let mut waits = command(&pipeline, &[], &erase(&ids[0]).each_ref().map(String::as_str)).spawn().expect("it runs");
+    let dropped = async || {
+        vendor.edit(&chat, &ids[0], "once more").await;
+        metrics::value(&pipeline.synchronizer_address, "chat_sync_erased_dropped_total").await
+    };
+    eventually!(dropped().await >= Some(1.0), "the synchronizer knows it, and waits for the writer");
+    own_kafka::delete_topic(&pipeline.kafka, &Topics::with_suffix(&pipeline.topic_suffix).changes).await;
+    vendor.post(&chat, "this makes it again").await;
+    pipeline.writer.start_again();
+    eventually!(waits.try_wait().expect("a process").is_some_and(|ended| ended.success()), "the erasure is done");
+    let later = tool(&pipeline, &erase(&ids[1]).each_ref().map(String::as_str)).await;
+    assert!(later.status.success(), "{}", printed(&later));
 }

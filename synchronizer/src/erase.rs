@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use contract::erasure::{Erasure, Scope};
 use contract::{Record, Rejected};
-use platform::event_log::LogError;
+use platform::event_log::{LogError, still_held};
 use platform::retry;
 
 use crate::append::Appender;
@@ -130,7 +130,7 @@ impl Erase {
             }
             tokio::time::sleep(LOOK).await;
             if look.is_multiple_of(LOOKS) {
-                ends = still_there(ends, &self.ends().await);
+                ends = still_held(ends, &self.ends().await);
             }
         }
     }
@@ -149,17 +149,6 @@ impl Erase {
     async fn erase(&self, erasure: &Erasure) -> usize {
         patiently(|| self.try_to_erase(erasure), waits_for_the_copy).await
     }
-}
-
-/// Of what the log held, what it can still give: a topic that was made again is shorter, and what retention has emptied is
-/// not among its ends.
-fn still_there(ends: Positions, now: &Positions) -> Positions {
-    ends.into_iter()
-        .filter_map(|(at, end)| {
-            let now = *now.get(&at)?;
-            Some((at, end.min(now)))
-        })
-        .collect()
 }
 
 /// Tries until the log has it.

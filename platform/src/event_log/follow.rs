@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Event, EventLog, LogError, LogRecord, Offsets, Reader, Sharing, Topic, TopicPartition};
+use super::{Event, EventLog, LogError, LogRecord, Offsets, Reader, Sharing, Topic, TopicPartition, still_held};
 
 /// How often it is looked whether the topic is still the one that was read.
 const LOOK: Duration = Duration::from_secs(10);
@@ -59,6 +59,10 @@ impl Follow {
                 event = reader.next() => event?,
                 _ = looks.tick() => {
                     self.is_still_the_same(&next).await?;
+                    if !awaited.is_empty() && let Ok(now) = self.ends().await {
+                        awaited = still_held(awaited, &now);
+                        awaited.retain(|at, end| next.get(at).is_none_or(|next| next < end));
+                    }
                     continue;
                 }
             };

@@ -40,6 +40,19 @@ impl TopicPartition {
     }
 }
 
+/// Of the ends that a log had, those that it can still be read up to; `now` has its ends without those of partitions that hold
+/// nothing. A topic that was made again is shorter, or not there yet.
+pub fn still_held(
+    ends: BTreeMap<TopicPartition, u64>,
+    now: &BTreeMap<TopicPartition, u64>,
+) -> BTreeMap<TopicPartition, u64> {
+    let held = |(at, end): (TopicPartition, u64)| {
+        let end = end.min(*now.get(&at)?);
+        Some((at, end))
+    };
+    ends.into_iter().filter_map(held).collect()
+}
+
 /// How far a store has applied a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -252,6 +265,14 @@ pub async fn watch_and_tell(log: Arc<dyn EventLog>, topic: String, check: crate:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_log_has_lost_is_read_by_nobody() {
+        let ends = |ends: &[(u32, u64)]| ends.iter().map(|&(id, end)| (TopicPartition::new("t", id), end)).collect();
+        let had: BTreeMap<_, _> = ends(&[(0, 5), (1, 5), (2, 5), (3, 5)]);
+        let now = ends(&[(0, 5), (1, 9), (2, 3), (7, 1)]);
+        assert_eq!(still_held(had, &now), ends(&[(0, 5), (1, 5), (2, 3)]));
+    }
 
     #[test]
     fn mirrors_are_read_but_never_the_mirror_of_a_mirror() {

@@ -273,7 +273,7 @@ async fn wrong_clocks(row: Row, offset: i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(library) = wrong_clock_library(folder.path()) else { return row.not_run("no C compiler") };
     let all_of_a = vec![("LD_PRELOAD", library), ("CLOCK_OFFSET", offset.to_string())];
-    let setup = Setup { synchronizers: settings("10s", "3s"), all_of_a, ..Setup::default() };
+    let setup = Setup { synchronizers: settings("20s", "3s"), all_of_a, ..Setup::default() };
     let Some(mut trial) = RegionTrial::begin(setup).await else { return row.not_run("no servers") };
     let a = PgPool::connect(trial.regions.a.database_url.expose()).await.expect("Postgres");
     let now: f64 =

@@ -308,6 +308,8 @@ fn some_harms(random: &mut StdRng) -> Vec<Harm> {
     if random.random() && another.target() != harms[0].target() {
         harms.push(another);
     }
+    // While nobody can be elected, nobody leads whom one could harm.
+    harms.sort_by_key(|harm| harm.target() != Target::Leader);
     harms
 }
 

@@ -94,10 +94,11 @@ impl Trial {
         options.synchronizer.extend(lease.clone());
         options.synchronizer.extend(first);
         let pipeline = Pipeline::start(options).await?;
-        pipeline.ready().await;
         if !lease.is_empty() {
+            // Before anybody waits for the others: it may be killed at its tenth claim.
             eventually!(leads(&pipeline.synchronizer_address).await, "the first leads");
         }
+        pipeline.ready().await;
         let mut trial = Self {
             checker: Checker::begin(&pipeline.database_url).await,
             standbys: Vec::new(),

@@ -51,7 +51,7 @@ async fn r2_a_region_goes_on_without_the_other_and_both_are_alike_when_it_is_bac
         let row = Row {
             number: "20a",
             fault: "region a killed whole in a burst of 500 changes a second: Kafka, its mirror, Postgres and its replica, Redis, \
-                synchronizer, writer, internal; then all of it back at once",
+                synchronizer, writer, internal; then all of it back, its synchronizer when its mirror runs",
             promise: "R1, R2",
             expected: "b polls by itself within 25 s, and goes on when a is back, which takes no turn; a's page goes on at b",
         };

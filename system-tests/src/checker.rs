@@ -303,7 +303,7 @@ async fn for_good<T>(wrong: impl AsyncFn() -> Option<T>) -> Option<T> {
     let began = Instant::now();
     loop {
         let found = wrong().await;
-        if found.is_none() || began.elapsed() > PATIENCE {
+        if found.is_none() || began.elapsed() > 2 * PATIENCE {
             return found;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -162,32 +162,23 @@ impl Drop for Reader {
 
 impl Screen {
     fn merge(&mut self, chat: &str, messages: Vec<ShownMessage>, frame: &'static str) {
-        // Whether or not it has any.
-        self.messages.entry(chat.to_owned()).or_default();
+        let known = self.messages.entry(chat.to_owned()).or_default();
         for message in messages {
             let (of, id, version) = (chat.to_owned(), message.id.clone(), message.version.clone());
             self.heard.push(Heard { at: Timestamp::now(), frame, chat: of, message: id, version });
-            // What is fetched may be newer than what is still to be pushed: only frames have an order.
-            if frame != "page" {
-                self.tell(chat, &message, frame);
+            let told =
+                self.told.entry((chat.to_owned(), message.id.clone())).or_insert_with(|| message.version.clone());
+            if *told > message.version && frame == "update" {
+                let name = format!("{chat}/{}", message.id);
+                let before = self.heard.iter().filter(|heard| heard.name() == name);
+                self.backwards.push(before.map(Heard::to_string).collect::<Vec<_>>().join("; "));
             }
-            let known = self.messages.entry(chat.to_owned()).or_default();
+            if *told < message.version {
+                told.clone_from(&message.version);
+            }
             if known.get(&message.id).is_none_or(|shown| shown.version <= message.version) {
                 known.insert(message.id.clone(), message);
             }
-        }
-    }
-
-    /// Notes what was told of a message, and whether that went backwards.
-    fn tell(&mut self, chat: &str, message: &ShownMessage, frame: &str) {
-        let told = self.told.entry((chat.to_owned(), message.id.clone())).or_insert_with(|| message.version.clone());
-        if *told > message.version && frame == "update" {
-            let name = format!("{chat}/{}", message.id);
-            let before = self.heard.iter().filter(|heard| heard.name() == name);
-            self.backwards.push(before.map(Heard::to_string).collect::<Vec<_>>().join("; "));
-        }
-        if *told < message.version {
-            told.clone_from(&message.version);
         }
     }
 

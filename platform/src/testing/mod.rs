@@ -6,9 +6,8 @@ pub use lease::OwnLease;
 
 mod lease;
 
-/// How long [`eventually!`](crate::eventually) waits: several times what the slowest fault takes to heal by the clocks it goes by
-/// (half a minute), on a slow, loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long [`eventually!`](crate::eventually) waits: long enough for a slow, loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until an expression of type `Option<T>` or `bool` holds, and gives its value; panics after
 /// [`PATIENCE`] with the expression's text and a note of your own.
